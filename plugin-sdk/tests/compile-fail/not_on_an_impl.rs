@@ -1,0 +1,7 @@
+use weir_sdk::prelude::*;
+
+#[policy]
+#[derive(Deserialize, JsonSchema)]
+struct Mine {}
+
+fn main() {}

@@ -1,0 +1,9 @@
+use weir_sdk::prelude::*;
+
+#[derive(Deserialize, JsonSchema)]
+struct Mine {}
+
+#[policy]
+impl Mine {}
+
+fn main() {}
