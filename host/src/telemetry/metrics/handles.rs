@@ -1,0 +1,117 @@
+//! What the data path holds to count with: metrics whose labels are settled already.
+
+use std::time::Duration;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+
+use super::series::{Latency, Seconds, Series};
+use super::{AttemptLabels, CLASSES};
+
+/// What the exchanges of one route count.
+#[derive(Debug)]
+pub struct RouteMetrics {
+    pub(super) by_class: [Counter; CLASSES.len()],
+    pub(super) duration: Latency,
+    pub(super) in_flight: Gauge,
+    pub(super) retries: Counter,
+}
+
+impl RouteMetrics {
+    /// An exchange begins here.
+    pub(in crate::telemetry) fn begin(&self) {
+        self.in_flight.inc();
+    }
+
+    /// It ends, or goes on under another route.
+    pub(in crate::telemetry) fn leave(&self) {
+        self.in_flight.dec();
+    }
+
+    /// Counts a finished exchange.
+    pub(in crate::telemetry) fn end(&self, status: Option<u16>, duration: Duration) {
+        let class = usize::from(status.unwrap_or(0) / 100);
+        if let Some(finished) = self.by_class.get(class).or(self.by_class.first()) {
+            finished.inc();
+        }
+        self.duration.observe(duration);
+    }
+
+    /// Counts an attempt after the first.
+    pub(in crate::telemetry) fn retry(&self) {
+        self.retries.inc();
+    }
+}
+
+/// What the attempts at one endpoint count.
+#[derive(Debug)]
+pub struct EndpointMetrics {
+    pub(super) ok: Counter,
+    pub(super) server_error: Counter,
+    pub(super) duration: Latency,
+    pub(super) failures: Series<AttemptLabels, Counter>,
+    pub(super) labels: AttemptLabels,
+}
+
+impl EndpointMetrics {
+    /// Counts an attempt: by its failure kind, else as `5xx` or `ok`.
+    pub(in crate::telemetry) fn attempt(
+        &self,
+        status: Option<u16>,
+        failure: Option<&'static str>,
+        duration: Duration,
+    ) {
+        match (failure, status) {
+            // Looked up: failures are rare, and their kinds are few.
+            (Some(result), _) => {
+                let labels = AttemptLabels {
+                    result,
+                    ..self.labels.clone()
+                };
+                self.failures.get(labels).inc()
+            }
+            (None, Some(500..)) => self.server_error.inc(),
+            (None, _) => self.ok.inc(),
+        };
+        self.duration.observe(duration);
+    }
+}
+
+/// The connections of a service's pools.
+#[derive(Clone, Debug)]
+pub struct ServiceMetrics {
+    /// Connections that are open, idle ones included.
+    pub open: Gauge,
+    /// Connections that wait in a pool.
+    pub idle: Gauge,
+}
+
+/// The connections of a listener.
+#[derive(Clone, Debug)]
+pub struct ListenerMetrics {
+    /// Connections that are open now.
+    pub open: Gauge,
+    /// Connections accepted so far.
+    pub accepted: Counter,
+}
+
+/// What the calls of one hook of a policy count.
+#[derive(Clone, Debug)]
+pub struct HookMetrics {
+    pub(super) calls: Counter,
+    pub(super) time: Seconds,
+    pub(super) errors: Counter,
+}
+
+impl HookMetrics {
+    /// Counts one call and the time that it took.
+    pub fn called(&self, spent: Duration) {
+        self.calls.inc();
+        self.time.add(spent);
+    }
+
+    /// Counts a call that failed.
+    pub fn failed(&self) {
+        self.errors.inc();
+    }
+}
