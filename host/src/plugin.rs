@@ -1,0 +1,99 @@
+//! Plugins: component files as loaded, and policies: plugins with a configuration.
+
+pub mod bindings;
+mod cpu;
+pub mod directory;
+pub mod engine;
+pub mod fields;
+mod imports;
+pub mod instance;
+mod wasi;
+
+use crate::config::{OnError, PolicyLimits};
+use crate::keys::Keys;
+use crate::service::Services;
+use crate::telemetry::Telemetry;
+use crate::{cells::Cells, names::Names};
+use bindings::HookSet;
+use engine::Loaded;
+use fields::Needs;
+pub use imports::State;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+/// A component file as loaded: compiled, described, linked, ready to be configured.
+pub struct Plugin {
+    /// The file's stem.
+    pub name: Arc<str>,
+    /// SHA-256 of the file, in hexadecimal.
+    pub digest: String,
+    /// Rises by one with each version of a plugin that was loaded.
+    pub generation: u64,
+    pub loaded_at: SystemTime,
+    pub description: Description,
+    pub hooks: HookSet,
+    /// What the component imports, as in `weir:policy/log@0.1.0`.
+    pub imports: Vec<String>,
+    /// Instances thrown away, and the last reason.
+    pub traps: AtomicU64,
+    pub last_trap: Mutex<Option<String>>,
+    pub(crate) loaded: Loaded,
+}
+
+impl Plugin {
+    /// An instance was thrown away.
+    pub fn count_trap(&self, message: &str) {
+        self.traps.fetch_add(1, Ordering::Relaxed);
+        *self.last_trap.lock().unwrap_or_else(PoisonError::into_inner) = Some(message.to_owned());
+    }
+}
+
+impl std::fmt::Debug for Plugin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Plugin").field("name", &self.name).field("digest", &self.digest).field("generation", &self.generation).finish_non_exhaustive()
+    }
+}
+
+/// The plugins by name: the last good version of each, or why there is none.
+pub type Plugins = BTreeMap<String, Result<Arc<Plugin>, String>>;
+
+/// What a plugin says of itself.
+#[derive(Debug, Clone)]
+pub struct Description {
+    pub name: String,
+    pub version: String,
+    pub summary: String,
+    /// JSON Schema of the configuration.
+    pub schema: serde_json::Value,
+    pub tick: Option<Duration>,
+    /// Bytes.
+    pub max_body: usize,
+}
+
+/// A plugin with a configuration, at a place in chains.
+#[derive(Debug)]
+pub struct Policy {
+    pub name: Arc<str>,
+    /// Different for each generation of a policy: what instances are found by.
+    pub id: u64,
+    pub on_error: OnError,
+    pub limits: PolicyLimits,
+    pub config: serde_json::Value,
+    /// `Err` says why the policy cannot work: `on_error` decides what that means for each exchange.
+    pub plugin: Result<Arc<Plugin>, String>,
+    pub needs: Needs,
+    pub context: Arc<Context>,
+}
+
+/// What the instances of a policy share with the rest of the node.
+#[derive(Debug)]
+pub struct Context {
+    pub policy: Arc<str>,
+    pub cells: Arc<Cells>,
+    pub services: Arc<Services>,
+    pub routes: Arc<Names>,
+    pub keys: Arc<Keys>,
+    pub telemetry: Arc<Telemetry>,
+}

@@ -1,0 +1,214 @@
+//! The upstream side: sends requests to endpoints, and keeps the connections.
+//!
+//! Each worker thread has its own connections, so that nothing here is shared or locked. All of it runs in the worker's
+//! `LocalSet`.
+
+mod body;
+mod connect;
+mod error;
+mod http1;
+mod http2;
+mod slots;
+#[cfg(test)]
+mod tests;
+
+pub use body::UpstreamBody;
+pub use error::{SendError, SendFailure};
+
+use super::ServiceOptions;
+use super::endpoint::Endpoint;
+use crate::config::Protocol;
+use crate::telemetry::metrics::handles::ServiceMetrics;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use slots::Slots;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::error::Error;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Bytes of a head or of trailers that an endpoint may send.
+const MAX_HEAD: usize = 128 * 1024;
+/// Requests that may wait for a connection to one endpoint.
+const MAX_PENDING: usize = 1024;
+const QUEUE_FULL: &str = "the queue for a connection is full";
+
+/// A body that can be sent to an endpoint.
+pub trait Outgoing:
+    Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin + 'static
+{
+}
+
+impl<B> Outgoing for B where
+    B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin + 'static
+{
+}
+
+/// The connections of one worker to all endpoints.
+pub struct Clients<B> {
+    metrics: Box<dyn Fn(&Arc<str>) -> ServiceMetrics>,
+    services: RefCell<HashMap<Arc<str>, Upstream<B>>>,
+}
+
+/// A service, as far as there are connections to it.
+struct Upstream<B> {
+    metrics: ServiceMetrics,
+    /// By address.
+    pools: HashMap<Arc<str>, Pool<B>>,
+}
+
+enum Pool<B> {
+    Http1(Rc<http1::Pool<B>>),
+    Http2(Rc<http2::Pool<B>>),
+}
+
+/// What a worker's connections amount to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Endpoints with connections.
+    pub endpoints: usize,
+    /// Connections that are open or being made.
+    pub open: usize,
+    /// Open ones without an exchange.
+    pub idle: usize,
+    /// Requests that wait for a connection.
+    pub waiting: usize,
+}
+
+impl<B: Outgoing> Clients<B> {
+    /// `metrics` gives a service's gauges by its name.
+    pub fn new(metrics: impl Fn(&Arc<str>) -> ServiceMetrics + 'static) -> Self {
+        Self {
+            metrics: Box::new(metrics),
+            services: RefCell::default(),
+        }
+    }
+
+    /// Sends one request to one endpoint and waits for the head of its answer. An HTTP/1.1 request has a target in
+    /// origin form and `host`, an HTTP/2 request an absolute URI.
+    ///
+    /// Dropping the future gives the attempt up: the place in the queue is free, an HTTP/1.1 connection is closed, an
+    /// HTTP/2 stream is reset.
+    pub async fn send(
+        &self,
+        service: &Arc<str>,
+        endpoint: &Endpoint,
+        options: &ServiceOptions,
+        request: Request<B>,
+    ) -> Result<Response<UpstreamBody>, SendError> {
+        match self.pool(service, &endpoint.address, options) {
+            Pool::Http1(pool) => pool.send(options, false, request).await,
+            Pool::Http2(pool) => pool.send(options, request).await,
+        }
+    }
+
+    /// As [`send`](Self::send), but never on an HTTP/1.1 connection that has been idle: for repeating what broke on one.
+    /// An HTTP/2 connection that broke is not used again anyway.
+    pub async fn send_fresh(
+        &self,
+        service: &Arc<str>,
+        endpoint: &Endpoint,
+        options: &ServiceOptions,
+        request: Request<B>,
+    ) -> Result<Response<UpstreamBody>, SendError> {
+        match self.pool(service, &endpoint.address, options) {
+            Pool::Http1(pool) => pool.send(options, true, request).await,
+            Pool::Http2(pool) => pool.send(options, request).await,
+        }
+    }
+
+    fn pool(&self, service: &Arc<str>, address: &Arc<str>, options: &ServiceOptions) -> Pool<B> {
+        let mut services = self.services.borrow_mut();
+        if let Some(pool) = services.get(service).and_then(|upstream| upstream.pools.get(address))
+            && pool.protocol() == options.protocol
+        {
+            return pool.clone();
+        }
+        let upstream = services.entry(service.clone()).or_insert_with(|| Upstream {
+            metrics: (self.metrics)(service),
+            pools: HashMap::new(),
+        });
+        let pool = Pool::new(address.clone(), upstream.metrics.clone(), *options);
+        upstream.pools.insert(address.clone(), pool.clone());
+        pool
+    }
+}
+
+impl<B> Clients<B> {
+    /// Closes connections that have been idle for longer than their service's `idle-timeout`. For every second or so.
+    pub fn close_idle(&self, now: Instant) {
+        self.keep_pools(|_, _, pool| {
+            match pool {
+                Pool::Http1(pool) => pool.close_idle(now),
+                Pool::Http2(pool) => pool.close_idle(now),
+            }
+            pool.slots().open() > 0 || pool.slots().waiting() > 0
+        });
+    }
+
+    /// Lets go of endpoints that left, by service and address. Their idle connections are closed at once, the others
+    /// when their exchanges have ended.
+    pub fn retire(&self, keep: impl Fn(&str, &str) -> bool) {
+        self.keep_pools(|service, address, _| keep(service, address));
+    }
+
+    fn keep_pools(&self, keep: impl Fn(&str, &str, &Pool<B>) -> bool) {
+        self.services.borrow_mut().retain(|service, upstream| {
+            upstream.pools.retain(|address, pool| keep(service, address, pool));
+            !upstream.pools.is_empty()
+        });
+    }
+
+    pub fn counts(&self) -> Counts {
+        let services = self.services.borrow();
+        let pools = services.values().flat_map(|upstream| upstream.pools.values());
+        pools.fold(Counts::default(), |counts, pool| Counts {
+            endpoints: counts.endpoints + 1,
+            open: counts.open + pool.slots().open(),
+            idle: counts.idle + pool.idle(),
+            waiting: counts.waiting + pool.slots().waiting(),
+        })
+    }
+}
+
+impl<B> Pool<B> {
+    fn new(address: Arc<str>, metrics: ServiceMetrics, options: ServiceOptions) -> Self {
+        match options.protocol {
+            Protocol::Http1 => Self::Http1(Rc::new(http1::Pool::new(address, metrics, options))),
+            Protocol::Http2 => Self::Http2(Rc::new(http2::Pool::new(address, metrics, options))),
+        }
+    }
+
+    fn protocol(&self) -> Protocol {
+        match self {
+            Self::Http1(_) => Protocol::Http1,
+            Self::Http2(_) => Protocol::Http2,
+        }
+    }
+
+    fn slots(&self) -> &Slots {
+        match self {
+            Self::Http1(pool) => pool.slots(),
+            Self::Http2(pool) => pool.slots(),
+        }
+    }
+
+    fn idle(&self) -> usize {
+        match self {
+            Self::Http1(pool) => pool.idle(),
+            Self::Http2(pool) => pool.idle(),
+        }
+    }
+}
+
+impl<B> Clone for Pool<B> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Http1(pool) => Self::Http1(pool.clone()),
+            Self::Http2(pool) => Self::Http2(pool.clone()),
+        }
+    }
+}
