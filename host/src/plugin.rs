@@ -17,7 +17,7 @@ use crate::{cells::Cells, names::Names};
 use bindings::HookSet;
 use engine::Loaded;
 use fields::Needs;
-pub use imports::State;
+pub use imports::{SETUP_CPU, State};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

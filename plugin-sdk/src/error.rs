@@ -40,8 +40,30 @@ impl fmt::Display for Error {
 }
 
 // `Error` itself is not a `std::error::Error`, which is what lets every one of those convert into it.
-impl<E: std::error::Error> From<E> for Error {
+impl<E: Into<Box<dyn std::error::Error>>> From<E> for Error {
     fn from(error: E) -> Self {
-        Self::new(error.to_string())
+        Self::new(error.into().to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_and_strings_convert() {
+        fn number(text: &str) -> Result<u32> {
+            if text.is_empty() {
+                return Err("nothing".into());
+            }
+            let number: u32 = text.parse()?;
+            (number < 10).then_some(number).ok_or_else(|| format!("{number} is too much"))?;
+            Err(Error::at("/number", "is never right"))?
+        }
+        let message = |text| number(text).err().map(|error| error.to_string());
+        assert_eq!(message("").as_deref(), Some("nothing"));
+        assert_eq!(message("x").as_deref(), Some("invalid digit found in string"));
+        assert_eq!(message("12").as_deref(), Some("12 is too much"));
+        assert_eq!(message("1").as_deref(), Some("/number: is never right"));
     }
 }

@@ -161,7 +161,7 @@ impl PluginEngine {
     /// Asks the component who it is, in an instance that is granted nothing and is thrown away.
     fn describe(&self, loaded: &Loaded) -> Result<Description, LoadError> {
         let fail = |error: wasmtime::Error| LoadError::Describe(super::instance::reason(&error));
-        let limits = PolicyLimits { cpu: Duration::from_millis(100), memory: 16 * 1024 * 1024 };
+        let limits = PolicyLimits { cpu: imports::SETUP_CPU, memory: 16 * 1024 * 1024 };
         let mut store = Store::new(&self.engine, State::new(None, limits));
         State::limit(&mut store);
         let instance = loaded.pre.instantiate(&mut store).map_err(fail)?;

@@ -16,6 +16,9 @@ use std::time::{Duration, SystemTime};
 use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{Result, Store, StoreLimits, StoreLimitsBuilder, Trap, UpdateDeadline};
 
+/// CPU time that instantiation, `describe`, `configure` and `on-endpoints` may have whatever a policy's limit: they run
+/// when something changes, not with each exchange.
+pub const SETUP_CPU: Duration = Duration::from_millis(200);
 /// The most an instance may hold open of each kind of handle.
 const MAX_HANDLES: usize = 100_000;
 /// Bytes that one call of the host may take from a guest.
@@ -29,6 +32,8 @@ pub struct State {
     context: Option<Arc<Context>>,
     limits: StoreLimits,
     cpu_limit: Duration,
+    /// The limit of the running hook.
+    cpu_now: Duration,
     /// CPU time when the running hook was first seen by the epoch.
     cpu_at_first_tick: Option<Duration>,
     cells: Vec<Arc<Cell>>,
@@ -46,6 +51,7 @@ impl State {
             // `trap_on_grow_failure`: a guest that cannot have more memory has no good way on.
             limits: StoreLimitsBuilder::new().memory_size(memory).memories(1).tables(4).table_elements(20_000).instances(64).trap_on_grow_failure(true).build(),
             cpu_limit: limits.cpu,
+            cpu_now: limits.cpu,
             cpu_at_first_tick: None,
             cells: Vec::new(),
             keys: Vec::new(),
@@ -64,15 +70,27 @@ impl State {
             let spent = cpu::thread_time();
             let state = context.data_mut();
             let since = *state.cpu_at_first_tick.get_or_insert(spent);
-            if spent.saturating_sub(since) >= state.cpu_limit { Err(Trap::Interrupt.into()) } else { Ok(UpdateDeadline::Continue(1)) }
+            if spent.saturating_sub(since) >= state.cpu_now { Err(Trap::Interrupt.into()) } else { Ok(UpdateDeadline::Continue(1)) }
         });
-        Self::arm(store);
+        Self::arm(store, SETUP_CPU);
     }
 
-    /// Starts the CPU time of one call.
-    pub fn arm(store: &mut Store<Self>) {
-        store.data_mut().cpu_at_first_tick = None;
+    /// Starts the CPU time of one call, which may take as long as the policy's limit says, or at least so long.
+    pub fn arm(store: &mut Store<Self>, at_least: Duration) {
+        let state = store.data_mut();
+        state.cpu_at_first_tick = None;
+        state.cpu_now = state.cpu_limit.max(at_least);
         store.set_epoch_deadline(1);
+    }
+
+    /// Does something for the guest whose cost is the host's: it does not count against the guest's limit.
+    fn excused<R>(&mut self, work: impl FnOnce() -> R) -> R {
+        let before = cpu::thread_time();
+        let result = work();
+        if let Some(since) = &mut self.cpu_at_first_tick {
+            *since += cpu::thread_time().saturating_sub(before);
+        }
+        result
     }
 
     fn context(&self) -> Result<&Arc<Context>> {
@@ -253,7 +271,12 @@ impl endpoints::Host for State {
             endpoints::Breaker::Open => "open",
             endpoints::Breaker::HalfOpen => "half-open",
         };
-        let endpoint = endpoint.and_then(|id| service.endpoints().get(id).cloned());
+        let id = endpoint;
+        let endpoint = id.and_then(|id| service.endpoints().get(id).cloned());
+        if id.is_some() && endpoint.is_none() {
+            // It left in the meantime.
+            return Ok(());
+        }
         let address = endpoint.as_ref().map_or_else(|| Arc::from(""), |endpoint| endpoint.address.clone());
         tracing::info!(policy = &*context.policy, service = &*service.name, endpoint = &*address, scope, state = to, reason, "circuit breaker");
         context.telemetry.metrics.breaker_transition(&context.policy, &service.name, &address, to);
@@ -285,7 +308,8 @@ impl crypto::Host for State {
     }
 
     fn sign(&mut self, key: u32, data: Vec<u8>) -> Result<std::result::Result<Vec<u8>, String>> {
-        Ok(self.key(key)?.sign(&data).map_err(|error| error.to_string()))
+        let key = self.key(key)?.clone();
+        Ok(self.excused(|| key.sign(&data)).map_err(|error| error.to_string()))
     }
 
     fn verify(
@@ -296,12 +320,12 @@ impl crypto::Host for State {
         data: Vec<u8>,
         signature: Vec<u8>,
     ) -> Result<std::result::Result<bool, String>> {
-        let key = self.key(key)?;
+        let key = self.key(key)?.clone();
         let algorithm = match algorithm.parse::<Algorithm>() {
             Ok(algorithm) => algorithm,
             Err(error) => return Ok(Err(error.to_string())),
         };
-        Ok(key.verify(algorithm, key_id.as_deref(), &data, &signature).map_err(|error| error.to_string()))
+        Ok(self.excused(|| key.verify(algorithm, key_id.as_deref(), &data, &signature)).map_err(|error| error.to_string()))
     }
 
     fn sha256(&mut self, data: Vec<u8>) -> Result<Vec<u8>> {

@@ -2,8 +2,9 @@
 
 use super::bindings::Hooks;
 use super::fields::Needs;
-use super::imports::State;
+use super::imports::{SETUP_CPU, State};
 use super::{Plugin, Policy};
+use std::time::Duration;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use wasmtime::{AsContextMut, Store, StoreContextMut, Trap};
 
@@ -58,18 +59,19 @@ impl Instance {
         let hooks = made.unwrap_or_else(|_| Err(wasmtime::Error::msg("the host panicked"))).map_err(broken)?;
         let mut this = Self { store, hooks };
         let config = policy.config.to_string();
-        let configured = this.call(|hooks, store| hooks.configure(store, config.as_bytes()).map(Ok)).map_err(|error| ConfigureError::Broken(error.message().into()))?;
+        let configured = this.call(SETUP_CPU, |hooks, store| hooks.configure(store, config.as_bytes()).map(Ok)).map_err(|error| ConfigureError::Broken(error.message().into()))?;
         let needs = configured.map_err(|problems| ConfigureError::Problems(problems.into_iter().map(|problem| (problem.pointer, problem.message)).collect()))?;
         let needs = Needs::parse(&needs).map_err(|message| ConfigureError::Problems(vec![(String::new(), message)]))?;
         Ok((this, needs))
     }
 
-    /// Calls one hook under the policy's limits.
+    /// Calls one hook under the policy's limits, but with at least so much CPU time.
     pub fn call<R>(
         &mut self,
+        cpu: Duration,
         hook: impl FnOnce(&Hooks, StoreContextMut<'_, State>) -> wasmtime::Result<Result<R, String>>,
     ) -> Result<R, HookError> {
-        State::arm(&mut self.store);
+        State::arm(&mut self.store, cpu);
         let hooks = &self.hooks;
         let context = self.store.as_context_mut();
         // A panic in the host's own part of a call must not take the worker, and all its exchanges, with it.

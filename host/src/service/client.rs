@@ -37,19 +37,16 @@ const MAX_PENDING: usize = 1024;
 const QUEUE_FULL: &str = "the queue for a connection is full";
 
 /// A body that can be sent to an endpoint.
-pub trait Outgoing:
-    Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin + 'static
-{
-}
+pub trait Outgoing: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin + 'static {}
 
-impl<B> Outgoing for B where
-    B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin + 'static
-{
-}
+impl<B> Outgoing for B where B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin + 'static {}
+
+/// Gives the gauges of a service, by its name.
+type MetricsOf = Box<dyn Fn(&Arc<str>) -> ServiceMetrics>;
 
 /// The connections of one worker to all endpoints.
 pub struct Clients<B> {
-    metrics: Box<dyn Fn(&Arc<str>) -> ServiceMetrics>,
+    metrics: MetricsOf,
     services: RefCell<HashMap<Arc<str>, Upstream<B>>>,
 }
 
@@ -132,7 +129,9 @@ impl<B: Outgoing> Clients<B> {
             pools: HashMap::new(),
         });
         let pool = Pool::new(address.clone(), upstream.metrics.clone(), *options);
-        upstream.pools.insert(address.clone(), pool.clone());
+        if let Some(other) = upstream.pools.insert(address.clone(), pool.clone()) {
+            other.let_go();
+        }
         pool
     }
 }
@@ -157,7 +156,13 @@ impl<B> Clients<B> {
 
     fn keep_pools(&self, keep: impl Fn(&str, &str, &Pool<B>) -> bool) {
         self.services.borrow_mut().retain(|service, upstream| {
-            upstream.pools.retain(|address, pool| keep(service, address, pool));
+            upstream.pools.retain(|address, pool| {
+                let stays = keep(service, address, pool);
+                if !stays {
+                    pool.let_go();
+                }
+                stays
+            });
             !upstream.pools.is_empty()
         });
     }
@@ -193,6 +198,14 @@ impl<B> Pool<B> {
         match self {
             Self::Http1(pool) => pool.slots(),
             Self::Http2(pool) => pool.slots(),
+        }
+    }
+
+    /// Closes what is idle now: requests that wait for their answers keep the pool alive for a while.
+    fn let_go(&self) {
+        match self {
+            Self::Http1(pool) => pool.let_go(),
+            Self::Http2(pool) => pool.let_go(),
         }
     }
 

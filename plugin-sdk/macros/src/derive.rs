@@ -74,7 +74,10 @@ pub fn json_schema(item: DeriveInput) -> Result<TokenStream> {
 /// The item under another name, with those attributes that the real derive looks at, and Weir's habits.
 fn copy_of(item: &DeriveInput, looks_at: &[&str]) -> Result<DeriveInput> {
     if !item.generics.params.is_empty() {
-        return Err(Error::new_spanned(&item.generics, "a configuration is one concrete type, without generics"));
+        return Err(Error::new_spanned(
+            &item.generics,
+            "a configuration is one concrete type, without generics",
+        ));
     }
     let mut copy = item.clone();
     copy.ident = format_ident!("__Weir{}", item.ident);
@@ -92,14 +95,20 @@ fn copy_of(item: &DeriveInput, looks_at: &[&str]) -> Result<DeriveInput> {
                 variant.fields.iter_mut().for_each(|field| keep(&mut field.attrs));
             }
         }
-        Data::Union(data) => return Err(Error::new_spanned(data.union_token, "a configuration is a struct or an enum")),
+        Data::Union(data) => {
+            return Err(Error::new_spanned(
+                data.union_token,
+                "a configuration is a struct or an enum",
+            ));
+        }
     }
     copy.attrs.retain(relevant);
     if !mentions(&copy.attrs, "rename_all") && !mentions(&copy.attrs, "transparent") {
         copy.attrs.push(parse_quote!(#[serde(rename_all = "kebab-case")]));
     }
     if matches!(copy.data, Data::Enum(_)) && !mentions(&copy.attrs, "rename_all_fields") {
-        copy.attrs.push(parse_quote!(#[serde(rename_all_fields = "kebab-case")]));
+        copy.attrs
+            .push(parse_quote!(#[serde(rename_all_fields = "kebab-case")]));
     }
     // serde refuses the two together (and a newtype has no fields to deny).
     let named = !matches!(&copy.data, Data::Struct(data) if !matches!(data.fields, Fields::Named(_)));
@@ -112,7 +121,9 @@ fn copy_of(item: &DeriveInput, looks_at: &[&str]) -> Result<DeriveInput> {
 /// The real derives ask a container with `#[serde(default)]` for its default values; the copy takes them from the item.
 fn default_of(item: &DeriveInput, copy: &DeriveInput) -> Option<TokenStream> {
     let Data::Struct(data) = &item.data else { return None };
-    let Fields::Named(fields) = &data.fields else { return None };
+    let Fields::Named(fields) = &data.fields else {
+        return None;
+    };
     if !words(&item.attrs).any(|(word, value)| word == "default" && !value) {
         return None;
     }
@@ -137,11 +148,22 @@ fn mentions(attributes: &[Attribute], wanted: &str) -> bool {
 /// `default` without.
 fn words(attributes: &[Attribute]) -> impl Iterator<Item = (String, bool)> {
     let lists = attributes.iter().filter_map(|attribute| match &attribute.meta {
-        Meta::List(list) if attribute.path().is_ident("serde") || attribute.path().is_ident("schemars") => Some(list.tokens.clone()),
+        Meta::List(list) if attribute.path().is_ident("serde") || attribute.path().is_ident("schemars") => {
+            Some(list.tokens.clone())
+        }
         _ => None,
     });
     lists.flat_map(|tokens| {
-        let next = tokens.clone().into_iter().skip(1).map(|token| token.to_string() == "=").chain([false]);
-        tokens.into_iter().map(|token| token.to_string()).zip(next).collect::<Vec<_>>()
+        let next = tokens
+            .clone()
+            .into_iter()
+            .skip(1)
+            .map(|token| token.to_string() == "=")
+            .chain([false]);
+        tokens
+            .into_iter()
+            .map(|token| token.to_string())
+            .zip(next)
+            .collect::<Vec<_>>()
     })
 }

@@ -1,7 +1,10 @@
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
 use syn::parse::{Parse, ParseStream};
-use syn::{Error, Expr, ExprArray, ExprLit, FnArg, Ident, ImplItem, ImplItemFn, Item, ItemImpl, Lit, LitInt, LitStr, Result, Token};
+use syn::{
+    Error, Expr, ExprArray, ExprLit, FnArg, Ident, ImplItem, ImplItemFn, Item, ItemImpl, Lit, LitInt, LitStr, Result,
+    Token,
+};
 
 /// A method of `Policy`, and how it is written.
 struct Hook {
@@ -12,22 +15,71 @@ struct Hook {
 }
 
 /// Every policy has it, so it is no export of its own.
-const CONFIGURE: Hook = Hook { name: "configure", inputs: 1, signature: "fn configure(&mut self, needs: &mut Needs) -> Result<()>" };
+const CONFIGURE: Hook = Hook {
+    name: "configure",
+    inputs: 1,
+    signature: "fn configure(&mut self, needs: &mut Needs) -> Result<()>",
+};
 
 const HOOKS: [Hook; 9] = [
-    Hook { name: "on_request", inputs: 1, signature: "fn on_request(&self, exchange: &Exchange) -> Result<Verdict>" },
-    Hook { name: "on_endpoints", inputs: 2, signature: "fn on_endpoints(&self, service: ServiceId, endpoints: &[Endpoint]) -> Result<()>" },
-    Hook { name: "pick", inputs: 2, signature: "fn pick(&self, exchange: &Exchange, tried: &[EndpointId]) -> Result<Option<EndpointId>>" },
-    Hook { name: "on_attempt", inputs: 2, signature: "fn on_attempt(&self, exchange: &Exchange, endpoint: EndpointId) -> Result<Attempt>" },
-    Hook { name: "on_outcome", inputs: 2, signature: "fn on_outcome(&self, exchange: &Exchange, outcome: &Outcome) -> Result<Decision>" },
-    Hook { name: "on_response", inputs: 2, signature: "fn on_response(&self, exchange: &Exchange, response: &Response) -> Result<Verdict>" },
-    Hook { name: "on_body", inputs: 3, signature: "fn on_body(&self, exchange: &Exchange, of: BodyOf, body: &[u8]) -> Result<BodyVerdict>" },
-    Hook { name: "on_complete", inputs: 2, signature: "fn on_complete(&self, exchange: &Exchange, completion: &Completion)" },
-    Hook { name: "tick", inputs: 0, signature: "fn tick(&self)" },
+    Hook {
+        name: "on_request",
+        inputs: 1,
+        signature: "fn on_request(&self, exchange: &Exchange) -> Result<Verdict>",
+    },
+    Hook {
+        name: "on_endpoints",
+        inputs: 2,
+        signature: "fn on_endpoints(&self, service: ServiceId, endpoints: &[Endpoint]) -> Result<()>",
+    },
+    Hook {
+        name: "pick",
+        inputs: 2,
+        signature: "fn pick(&self, exchange: &Exchange, tried: &[EndpointId]) -> Result<Option<EndpointId>>",
+    },
+    Hook {
+        name: "on_attempt",
+        inputs: 2,
+        signature: "fn on_attempt(&self, exchange: &Exchange, endpoint: EndpointId) -> Result<Attempt>",
+    },
+    Hook {
+        name: "on_outcome",
+        inputs: 2,
+        signature: "fn on_outcome(&self, exchange: &Exchange, outcome: &Outcome) -> Result<Decision>",
+    },
+    Hook {
+        name: "on_response",
+        inputs: 2,
+        signature: "fn on_response(&self, exchange: &Exchange, response: &Response) -> Result<Verdict>",
+    },
+    Hook {
+        name: "on_body",
+        inputs: 3,
+        signature: "fn on_body(&self, exchange: &Exchange, of: BodyOf, body: &[u8]) -> Result<BodyVerdict>",
+    },
+    Hook {
+        name: "on_complete",
+        inputs: 2,
+        signature: "fn on_complete(&self, exchange: &Exchange, completion: &Completion)",
+    },
+    Hook {
+        name: "tick",
+        inputs: 0,
+        signature: "fn tick(&self)",
+    },
 ];
 
 /// What can be read beside headers and trailers, as in `wit/types.wit`.
-const OF_REQUEST: [&str; 8] = [":method", ":path", ":authority", ":protocol", ":peer", ":identity", ":service", ":route"];
+const OF_REQUEST: [&str; 8] = [
+    ":method",
+    ":path",
+    ":authority",
+    ":protocol",
+    ":peer",
+    ":identity",
+    ":service",
+    ":route",
+];
 const OF_RESPONSE: [&str; 3] = [":status", ":service", ":endpoint"];
 
 /// Milliseconds.
@@ -56,10 +108,20 @@ impl Parse for Arguments {
             match name.to_string().as_str() {
                 "reads" => once(&mut arguments.reads, name, fields(input, &OF_REQUEST, true)?)?,
                 "reads_response" => once(&mut arguments.reads_response, name, fields(input, &OF_RESPONSE, false)?)?,
-                "tick" => once(&mut arguments.tick, name, within(input.parse()?, SHORTEST_TICK, u64::MAX, "milliseconds")?)?,
-                "max_body" => once(&mut arguments.max_body, name, within(input.parse()?, 1, LARGEST_BODY, "bytes")?)?,
+                "tick" => once(
+                    &mut arguments.tick,
+                    name,
+                    within(input.parse()?, SHORTEST_TICK, u64::MAX, "milliseconds")?,
+                )?,
+                "max_body" => once(
+                    &mut arguments.max_body,
+                    name,
+                    within(input.parse()?, 1, LARGEST_BODY, "bytes")?,
+                )?,
                 other => {
-                    let message = format!("unknown argument `{other}`; there are `reads`, `reads_response`, `tick` and `max_body`");
+                    let message = format!(
+                        "unknown argument `{other}`; there are `reads`, `reads_response`, `tick` and `max_body`"
+                    );
                     return Err(Error::new(name.span(), message));
                 }
             }
@@ -93,11 +155,16 @@ fn within(number: LitInt, least: u64, most: u64, unit: &str) -> Result<LitInt> {
 fn fields(input: ParseStream<'_>, special: &[&str], attributes: bool) -> Result<Vec<LitStr>> {
     let array: ExprArray = input.parse()?;
     let field = |element| match element {
-        Expr::Lit(ExprLit { lit: Lit::Str(name), .. }) => match problem(&name.value(), special, attributes) {
+        Expr::Lit(ExprLit {
+            lit: Lit::Str(name), ..
+        }) => match problem(&name.value(), special, attributes) {
             None => Ok(name),
             Some(problem) => Err(Error::new(name.span(), problem)),
         },
-        other => Err(Error::new_spanned(other, "a field is named by a string, as in \"authorization\"")),
+        other => Err(Error::new_spanned(
+            other,
+            "a field is named by a string, as in \"authorization\"",
+        )),
     };
     array.elems.into_iter().map(field).collect()
 }
@@ -108,13 +175,17 @@ fn problem(name: &str, special: &[&str], attributes: bool) -> Option<String> {
         return Some("names of fields are written in lower case".to_owned());
     }
     if name.starts_with(':') {
-        return (!special.contains(&name)).then(|| format!("there is no field `{name}` here; there are {}", special.join(", ")));
+        return (!special.contains(&name))
+            .then(|| format!("there is no field `{name}` here; there are {}", special.join(", ")));
     }
     if name.starts_with('@') {
         return (!attributes).then(|| "attributes belong to the request: `reads = [\"@name\"]`".to_owned());
     }
     // A token of RFC 9110, section 5.6.2.
-    let valid = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c));
+    let valid = !name.is_empty()
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c));
     (!valid).then(|| format!("\"{name}\" is not the name of a field"))
 }
 
@@ -130,9 +201,22 @@ pub fn expand(arguments: Arguments, item: Item) -> Result<TokenStream> {
         }
     };
     if !item.generics.params.is_empty() {
-        return Err(Error::new_spanned(&item.generics, "a policy is one concrete type, without generics"));
+        return Err(Error::new_spanned(
+            &item.generics,
+            "a policy is one concrete type, without generics",
+        ));
     }
-    let methods: Vec<&ImplItemFn> = item.items.iter().filter_map(|item| if let ImplItem::Fn(method) = item { Some(method) } else { None }).collect();
+    let methods: Vec<&ImplItemFn> = item
+        .items
+        .iter()
+        .filter_map(|item| {
+            if let ImplItem::Fn(method) = item {
+                Some(method)
+            } else {
+                None
+            }
+        })
+        .collect();
     for method in &methods {
         check(method)?;
     }
@@ -142,9 +226,16 @@ pub fn expand(arguments: Arguments, item: Item) -> Result<TokenStream> {
     let this = &item.self_ty;
     let reads = arguments.reads.map(|reads| reads.value).unwrap_or_default();
     let reads_response = arguments.reads_response.map(|reads| reads.value).unwrap_or_default();
-    let tick = arguments.tick.map_or_else(|| quote!(0), |Argument { value, .. }| quote!(#value));
-    let max_body = arguments.max_body.map_or_else(|| quote!(0), |Argument { value, .. }| quote!(#value));
-    let hooks = HOOKS.iter().map(|hook| hook.name).filter(|hook| written(hook).is_some());
+    let tick = arguments
+        .tick
+        .map_or_else(|| quote!(0), |Argument { value, .. }| quote!(#value));
+    let max_body = arguments
+        .max_body
+        .map_or_else(|| quote!(0), |Argument { value, .. }| quote!(#value));
+    let hooks = HOOKS
+        .iter()
+        .map(|hook| hook.name)
+        .filter(|hook| written(hook).is_some());
     let exports = std::iter::once("base").chain(hooks).map(|hook| {
         let module = format_ident!("{hook}");
         quote!(::weir_sdk::bindings::#module::export!(WeirComponent with_types_in ::weir_sdk::bindings::#module);)
@@ -194,39 +285,71 @@ fn check(method: &ImplItemFn) -> Result<()> {
     let name = &method.sig.ident;
     let Some(hook) = HOOKS.iter().chain([&CONFIGURE]).find(|hook| name == hook.name) else {
         let names: Vec<&str> = HOOKS.iter().map(|hook| hook.name).collect();
-        let message =
-            format!("there is no hook `{name}`; there are `configure`, `{}`. What else a policy needs goes into another `impl`", names.join("`, `"));
+        let message = format!(
+            "there is no hook `{name}`; there are `configure`, `{}`. What else a policy needs goes into another `impl`",
+            names.join("`, `")
+        );
         return Err(Error::new(name.span(), message));
     };
     let receiver = matches!(method.sig.inputs.first(), Some(FnArg::Receiver(_)));
     if !receiver || method.sig.inputs.len() != hook.inputs + 1 {
-        return Err(Error::new(name.span(), format!("this hook is written `{}`", hook.signature)));
+        return Err(Error::new(
+            name.span(),
+            format!("this hook is written `{}`", hook.signature),
+        ));
     }
     Ok(())
 }
 
 /// That arguments and hooks need each other.
 fn check_arguments<'a>(arguments: &Arguments, written: impl Fn(&str) -> Option<&'a Ident>) -> Result<()> {
-    let Arguments { reads, reads_response, tick, max_body } = arguments;
+    let Arguments {
+        reads,
+        reads_response,
+        tick,
+        max_body,
+    } = arguments;
     let any = |hooks: &[&str]| hooks.iter().any(|hook| written(hook).is_some());
     if let Some(reads) = reads
         && !any(&["on_request", "pick", "on_attempt"])
     {
-        return Err(Error::new(reads.name.span(), "request fields are given to `on_request`, `pick` and `on_attempt`: none is written"));
+        return Err(Error::new(
+            reads.name.span(),
+            "request fields are given to `on_request`, `pick` and `on_attempt`: none is written",
+        ));
     }
     if let Some(reads) = reads_response
         && !any(&["on_outcome", "on_response"])
     {
-        return Err(Error::new(reads.name.span(), "response fields are given to `on_outcome` and `on_response`: none is written"));
+        return Err(Error::new(
+            reads.name.span(),
+            "response fields are given to `on_outcome` and `on_response`: none is written",
+        ));
     }
     match (tick, written("tick")) {
-        (Some(tick), None) => return Err(Error::new(tick.name.span(), "`tick` asks for a hook that is not written: `fn tick(&self)`")),
-        (None, Some(hook)) => return Err(Error::new(hook.span(), "say how often: `#[policy(tick = 1000)]`, in milliseconds")),
+        (Some(tick), None) => {
+            return Err(Error::new(
+                tick.name.span(),
+                "`tick` asks for a hook that is not written: `fn tick(&self)`",
+            ));
+        }
+        (None, Some(hook)) => {
+            return Err(Error::new(
+                hook.span(),
+                "say how often: `#[policy(tick = 1000)]`, in milliseconds",
+            ));
+        }
         _ => {}
     }
     match (max_body, written("on_body")) {
-        (Some(max), None) => Err(Error::new(max.name.span(), "`max_body` is for a hook that is not written: `on_body`")),
-        (None, Some(hook)) => Err(Error::new(hook.span(), "say how large a body may be: `#[policy(max_body = 65536)]`, in bytes")),
+        (Some(max), None) => Err(Error::new(
+            max.name.span(),
+            "`max_body` is for a hook that is not written: `on_body`",
+        )),
+        (None, Some(hook)) => Err(Error::new(
+            hook.span(),
+            "say how large a body may be: `#[policy(max_body = 65536)]`, in bytes",
+        )),
         _ => Ok(()),
     }
 }

@@ -58,7 +58,11 @@ impl TraceId {
 impl Context {
     /// For one attempt within this exchange.
     pub fn child(self, span: u64) -> Self {
-        Self { span, parent: self.span, ..self }
+        Self {
+            span,
+            parent: self.span,
+            ..self
+        }
     }
 
     /// The value of `traceparent`, in version 00.
@@ -88,11 +92,16 @@ impl Caller {
         };
         // Several fields arrive as one, joined by a comma.
         let ended = rest.is_empty() || later && rest.starts_with(b"-") && !rest.contains(&b',');
-        if !ended || parts.next().is_some() || trace.len() != 32 {
+        if !ended || trace.len() != 32 {
             return None;
         }
         let flags = parse_hex(flags, 2)?;
-        Some(Self { trace: TraceId::parse(trace)?, span: parse_span(span)?, sampled: Some(flags & SAMPLED != 0), random: flags & RANDOM != 0 })
+        Some(Self {
+            trace: TraceId::parse(trace)?,
+            span: parse_span(span)?,
+            sampled: Some(flags & SAMPLED != 0),
+            random: flags & RANDOM != 0,
+        })
     }
 }
 

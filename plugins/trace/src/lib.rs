@@ -39,7 +39,13 @@ struct Trace {
 
 impl Default for Trace {
     fn default() -> Self {
-        Self { sample: 0.01, dialects: vec![Dialect::W3c], parent_based: true, record: true, open: RefCell::new(Slots::new(OPEN)) }
+        Self {
+            sample: 0.01,
+            dialects: vec![Dialect::W3c],
+            parent_based: true,
+            record: true,
+            open: RefCell::new(Slots::new(OPEN)),
+        }
     }
 }
 
@@ -47,7 +53,10 @@ impl Default for Trace {
 impl Policy for Trace {
     fn configure(&mut self, needs: &mut Needs) -> Result<()> {
         if self.dialects.is_empty() {
-            return Err(Error::at("/dialects", "name at least one of \"w3c\", \"x-trace\" and \"b3\""));
+            return Err(Error::at(
+                "/dialects",
+                "name at least one of \"w3c\", \"x-trace\" and \"b3\"",
+            ));
         }
         if !(0.0..=1.0).contains(&self.sample) {
             return Err(Error::at("/sample", "a share is between 0 and 1"));
@@ -62,18 +71,32 @@ impl Policy for Trace {
             needs.read(":path");
             needs.read_response(":endpoint");
         }
-        needs.skip = Skip { on_attempt: !records, on_outcome: !records, on_complete: !records, without_memo: true, ..Skip::default() };
+        needs.skip = Skip {
+            on_attempt: !records,
+            on_outcome: !records,
+            on_complete: !records,
+            without_memo: true,
+            ..Skip::default()
+        };
         Ok(())
     }
 
     fn on_request(&self, exchange: &Exchange) -> Result<Verdict> {
-        let received = self.dialects.iter().find_map(|dialect| Some((*dialect, dialect.read(exchange)?)));
+        let received = self
+            .dialects
+            .iter()
+            .find_map(|dialect| Some((*dialect, dialect.read(exchange)?)));
         let context = self.context(received.map(|(_, caller)| caller).unwrap_or_default());
-        let mut amendment = Amendment { edits: self.edits(context), ..Amendment::default() };
+        let mut amendment = Amendment {
+            edits: self.edits(context),
+            ..Amendment::default()
+        };
 
         // Without the `traceparent` that it came with, a `tracestate` means nothing.
         let state = exchange.field("tracestate");
-        let kept = state.filter(|_| matches!(received, Some((Dialect::W3c, _)))).and_then(tracestate::kept);
+        let kept = state
+            .filter(|_| matches!(received, Some((Dialect::W3c, _))))
+            .and_then(tracestate::kept);
         match &kept {
             Some(Cow::Borrowed(_)) => {}
             Some(Cow::Owned(shorter)) => amendment = amendment.set("tracestate", shorter.as_str()),
@@ -93,7 +116,9 @@ impl Policy for Trace {
     }
 
     fn on_attempt(&self, exchange: &Exchange, _: EndpointId) -> Result<Attempt> {
-        let Some(mut open) = self.open(exchange) else { return Ok(Attempt::Proceed) };
+        let Some(mut open) = self.open(exchange) else {
+            return Ok(Attempt::Proceed);
+        };
         open.attempt = random::next().max(1);
         Ok(Attempt::Amend(self.edits(open.context.child(open.attempt))))
     }
@@ -117,7 +142,12 @@ impl Policy for Trace {
 impl Trace {
     /// The exchange's own span in the caller's trace, or in a new one.
     fn context(&self, caller: Caller) -> Context {
-        let Caller { mut trace, span: parent, sampled, random } = caller;
+        let Caller {
+            mut trace,
+            span: parent,
+            sampled,
+            random,
+        } = caller;
         let span = if trace == TraceId::default() {
             trace = TraceId::random();
             // As good as random within its own trace, and one call of the host less.
@@ -125,8 +155,16 @@ impl Trace {
         } else {
             random::next()
         };
-        let sampled = sampled.filter(|_| self.parent_based).unwrap_or_else(|| self.samples(trace));
-        Context { trace, span: span.max(1), parent, sampled, random }
+        let sampled = sampled
+            .filter(|_| self.parent_based)
+            .unwrap_or_else(|| self.samples(trace));
+        Context {
+            trace,
+            span: span.max(1),
+            parent,
+            sampled,
+            random,
+        }
     }
 
     fn samples(&self, trace: TraceId) -> bool {

@@ -31,30 +31,67 @@ impl Open {
         let path = exchange.text(":path").unwrap_or_default();
         let path = path.split_once('?').map_or(path, |(path, _)| path);
         let method = exchange.text(":method").unwrap_or_default();
-        Self { exchange: exchange.id, context, attempt: 0, method: start(method, 32), path: start(path, 512), state: state.to_owned() }
+        Self {
+            exchange: exchange.id,
+            context,
+            attempt: 0,
+            method: start(method, 32),
+            path: start(path, 512),
+            state: state.to_owned(),
+        }
     }
 
     /// The span of the exchange as a whole.
     pub fn complete(&self, exchange: &Exchange, completion: &Completion) -> Span {
-        let Completion { status, grpc_status, failure, duration, attempts, .. } = *completion;
+        let Completion {
+            status,
+            grpc_status,
+            failure,
+            duration,
+            attempts,
+            ..
+        } = *completion;
         let kind = match exchange.kind {
             ExchangeKind::Call => SpanKind::Server,
             ExchangeKind::Publish => SpanKind::Producer,
             ExchangeKind::Delivery => SpanKind::Consumer,
         };
-        let mut span = self.span(exchange, self.context, kind, &End { took: duration, status, grpc_status, failure });
+        let mut span = self.span(
+            exchange,
+            self.context,
+            kind,
+            &End {
+                took: duration,
+                status,
+                grpc_status,
+                failure,
+            },
+        );
         span.attributes.push(number("weir.attempts", attempts));
         span
     }
 
     /// The span of the attempt that just ended.
     pub fn outcome(&self, exchange: &Exchange, outcome: &Outcome) -> Span {
-        let Outcome { status, grpc_status, failure, latency, .. } = *outcome;
-        let end = End { took: latency, status, grpc_status, failure };
+        let Outcome {
+            status,
+            grpc_status,
+            failure,
+            latency,
+            ..
+        } = *outcome;
+        let end = End {
+            took: latency,
+            status,
+            grpc_status,
+            failure,
+        };
         let mut span = self.span(exchange, self.context.child(self.attempt), SpanKind::Client, &end);
-        span.attributes.extend(outcome.text(":endpoint").map(|address| text("weir.endpoint", address)));
+        span.attributes
+            .extend(outcome.text(":endpoint").map(|address| text("weir.endpoint", address)));
         if exchange.attempt > 1 {
-            span.attributes.push(number("http.request.resend_count", exchange.attempt - 1));
+            span.attributes
+                .push(number("http.request.resend_count", exchange.attempt - 1));
         }
         span
     }
@@ -76,7 +113,10 @@ impl Open {
             Some(_) => self.path.trim_start_matches('/').to_owned(),
             None => format!("{operation} {service}"),
         };
-        attributes.extend([text("server.address", &service), text("weir.route", &exchange.route.name())]);
+        attributes.extend([
+            text("server.address", &service),
+            text("weir.route", &exchange.route.name()),
+        ]);
         if end.status > 0 {
             attributes.push(number("http.response.status_code", u32::from(end.status)));
         }
@@ -107,7 +147,9 @@ impl End {
         let attempt = kind == SpanKind::Client;
         let failure = match self.failure {
             Failure::None => match self.grpc_status {
-                Some(code) if code > 0 && (attempt || matches!(code, 2 | 4 | 12..=15)) => return format!("grpc-{code}"),
+                Some(code) if code > 0 && (attempt || matches!(code, 2 | 4 | 12..=15)) => {
+                    return format!("grpc-{code}");
+                }
                 None if self.status >= if attempt { 400 } else { 500 } => return self.status.to_string(),
                 _ => "",
             },

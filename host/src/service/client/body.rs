@@ -52,10 +52,7 @@ impl UpstreamBody {
 
     /// An answer that needs nothing any more.
     pub(super) fn free(response: Response<Incoming>) -> Response<Self> {
-        response.map(|incoming| Self {
-            incoming,
-            hold: None,
-        })
+        response.map(|incoming| Self { incoming, hold: None })
     }
 
     fn release_at_end(&mut self) {
@@ -75,10 +72,7 @@ impl Body for UpstreamBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = self.get_mut();
         let frame = ready!(Pin::new(&mut this.incoming).poll_frame(context));
         match &frame {

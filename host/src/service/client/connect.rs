@@ -18,12 +18,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 const MAX_ADDRESSES: usize = 8;
 
 /// Connects to `address`, "host:port", within `patience`.
-pub(super) async fn connect(
-    address: &str,
-    patience: Duration,
-    slot: Slot,
-    open: &Gauge,
-) -> Result<Socket, SendError> {
+pub(super) async fn connect(address: &str, patience: Duration, slot: Slot, open: &Gauge) -> Result<Socket, SendError> {
     let stream = dial(address, patience)
         .await
         .map_err(|error| SendError::connect(address, patience, &error))?;
@@ -85,21 +80,13 @@ impl Drop for Socket {
 }
 
 impl Read for Socket {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().io).poll_read(context, buffer)
     }
 }
 
 impl Write for Socket {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().io).poll_write(context, bytes)
     }
 
@@ -138,7 +125,9 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn an_address_that_does_not_answer_is_a_timeout() {
-        let error = first_of(&[FIRST], soon(), |_| pending::<io::Result<()>>()).await.unwrap_err();
+        let error = first_of(&[FIRST], soon(), |_| pending::<io::Result<()>>())
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         let error = SendError::connect("orders:80", Duration::from_millis(20), &error);
         assert_eq!(error.failure, super::super::SendFailure::ConnectTimeout);
@@ -148,17 +137,13 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn a_silent_address_leaves_time_for_the_next() {
-        let connect = |address| async move {
-            if address == FIRST { pending().await } else { Ok(address) }
-        };
+        let connect = |address| async move { if address == FIRST { pending().await } else { Ok(address) } };
         assert_eq!(first_of(&[FIRST, SECOND], soon(), connect).await.unwrap(), SECOND);
     }
 
     #[tokio::test(flavor = "current_thread")]
     async fn the_last_address_tells_why() {
-        let connect = |address: SocketAddr| {
-            ready(Err::<(), _>(io::Error::other(format!("no {}", address.port()))))
-        };
+        let connect = |address: SocketAddr| ready(Err::<(), _>(io::Error::other(format!("no {}", address.port()))));
         let error = first_of(&[FIRST, SECOND], soon(), connect).await.unwrap_err();
         assert_eq!(error.to_string(), "no 2");
         let nobody = first_of(&[], soon(), connect).await.unwrap_err();

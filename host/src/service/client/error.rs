@@ -45,19 +45,13 @@ impl SendError {
     }
 
     pub(super) fn unreached(self) -> Self {
-        Self {
-            reached: false,
-            ..self
-        }
+        Self { reached: false, ..self }
     }
 
     pub(super) fn connect(address: &str, patience: Duration, error: &io::Error) -> Self {
         let exhausted = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
         let (failure, cause) = match error.kind() {
-            io::ErrorKind::TimedOut => (
-                SendFailure::ConnectTimeout,
-                format!("no answer within {patience:?}"),
-            ),
+            io::ErrorKind::TimedOut => (SendFailure::ConnectTimeout, format!("no answer within {patience:?}")),
             _ if exhausted => (SendFailure::Overload, root(error)),
             _ => (SendFailure::Connect, root(error)),
         };
@@ -127,9 +121,7 @@ impl SendError {
                 }
             }
             // A reset that neither the peer nor h2 asked for: hyper's, when the body to be sent fails.
-            (_, true, false) if !cause.is_library() => {
-                Self::upload(address, "the caller's body failed".to_owned())
-            }
+            (_, true, false) if !cause.is_library() => Self::upload(address, "the caller's body failed".to_owned()),
             _ => Self::malformed(address, "HTTP/2", root(cause)),
         }
     }
@@ -154,9 +146,7 @@ fn find_h2(error: &hyper::Error) -> Option<&h2::Error> {
 }
 
 /// An error and what it comes from, the outermost first.
-fn causes<'error>(
-    error: &'error (dyn Error + 'static),
-) -> impl Iterator<Item = &'error (dyn Error + 'static)> {
+fn causes<'error>(error: &'error (dyn Error + 'static)) -> impl Iterator<Item = &'error (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&cause: &&'error (dyn Error + 'static)| cause.source())
 }
 
@@ -177,7 +167,10 @@ mod tests {
     fn a_refused_connection_is_told_in_plain_words() {
         let refused = io::Error::from_raw_os_error(libc::ECONNREFUSED);
         let error = SendError::connect("127.0.0.1:3201", Duration::from_secs(1), &refused);
-        assert_eq!(error.to_string(), "cannot connect to 127.0.0.1:3201: connection refused");
+        assert_eq!(
+            error.to_string(),
+            "cannot connect to 127.0.0.1:3201: connection refused"
+        );
         assert_eq!((error.failure, error.reached), (SendFailure::Connect, false));
     }
 

@@ -66,6 +66,10 @@ impl<B> Pool<B> {
         self.keep(|idle| now.saturating_duration_since(idle.since) < limit);
     }
 
+    pub fn let_go(&self) {
+        self.keep(|_| false);
+    }
+
     fn keep(&self, keep: impl Fn(&Idle<B>) -> bool) {
         self.idle.borrow_mut().retain(|idle| {
             let stays = keep(idle);
@@ -164,11 +168,7 @@ impl<B: Outgoing> Pool<B> {
         }
     }
 
-    async fn open(
-        self: &Rc<Self>,
-        slot: Slot,
-        options: &ServiceOptions,
-    ) -> Result<Rc<Connection<B>>, SendError> {
+    async fn open(self: &Rc<Self>, slot: Slot, options: &ServiceOptions) -> Result<Rc<Connection<B>>, SendError> {
         let patience = options.connect_timeout;
         let socket = connect(&self.address, patience, slot, &self.metrics.open).await?;
         let mut builder = Builder::new();
@@ -226,6 +226,6 @@ impl<B: 'static> Recycle for Connection<B> {
 
 impl<B> Drop for Pool<B> {
     fn drop(&mut self) {
-        self.keep(|_| false);
+        self.let_go();
     }
 }

@@ -29,7 +29,7 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 /// A connection with streams on it is asked for a sign of life so often, and given up after this long without one.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
-/// Streams on a connection until the endpoint's SETTINGS tell; RFC 9113 section 6.5.2 recommends to allow no fewer.
+/// Streams on a first connection until the endpoint's SETTINGS tell; RFC 9113 section 6.5.2 recommends to allow no fewer.
 const STREAMS_UNTIL_TOLD: usize = 100;
 /// Connections that a request may find closed before it is sent, before that becomes its failure.
 const MAX_MOVES: usize = 3;
@@ -43,6 +43,8 @@ pub(super) struct Pool<B> {
     connecting: RefCell<Option<watch::Receiver<Attempt>>>,
     /// As of the latest request.
     options: Cell<ServiceOptions>,
+    /// The streams that the endpoint allowed on the latest connection: what the next one starts from.
+    allowed: Cell<usize>,
 }
 
 /// How an attempt to connect ended; `None`: it has not.
@@ -72,11 +74,11 @@ pub(super) struct Stream {
 }
 
 impl Streams {
-    fn new(idle: Gauge) -> Self {
+    fn new(limit: usize, idle: Gauge) -> Self {
         idle.inc();
         Self {
             open: Cell::new(0),
-            limit: Cell::new(STREAMS_UNTIL_TOLD),
+            limit: Cell::new(limit),
             used: Cell::new(false),
             idle_since: Cell::new(Instant::now()),
             idle,
@@ -140,6 +142,7 @@ impl<B> Pool<B> {
             connections: RefCell::default(),
             connecting: RefCell::default(),
             options: Cell::new(options),
+            allowed: Cell::new(STREAMS_UNTIL_TOLD),
         }
     }
 
@@ -149,7 +152,10 @@ impl<B> Pool<B> {
 
     pub fn idle(&self) -> usize {
         let connections = self.connections.borrow();
-        connections.iter().filter(|connection| connection.streams.open.get() == 0).count()
+        connections
+            .iter()
+            .filter(|connection| connection.streams.open.get() == 0)
+            .count()
     }
 
     /// Closes the connections that have been without a stream for too long.
@@ -161,8 +167,14 @@ impl<B> Pool<B> {
         });
     }
 
+    pub fn let_go(&self) {
+        self.connections.borrow_mut().clear();
+    }
+
     fn forget_closed(&self) {
-        self.connections.borrow_mut().retain(|connection| !connection.sender.is_closed());
+        self.connections
+            .borrow_mut()
+            .retain(|connection| !connection.sender.is_closed());
     }
 
     fn begin_where(&self, fits: impl Fn(&Streams) -> bool) -> Option<(SendRequest<B>, Stream)> {
@@ -258,7 +270,7 @@ impl<B: Outgoing> Pool<B> {
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .initial_max_send_streams(STREAMS_UNTIL_TOLD)
+            .initial_max_send_streams(self.allowed.get())
             .max_header_list_size(MAX_HEAD as u32)
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT);
@@ -266,7 +278,7 @@ impl<B: Outgoing> Pool<B> {
             .handshake(socket)
             .await
             .map_err(|error| SendError::http2(&self.address, &error, false).unreached())?;
-        let streams = Rc::new(Streams::new(self.metrics.idle.clone()));
+        let streams = Rc::new(Streams::new(self.allowed.get(), self.metrics.idle.clone()));
         spawn_local(drive(connection, streams.clone(), Rc::downgrade(self)));
         let connection = Connection { sender, streams };
         self.connections.borrow_mut().push(connection);
@@ -284,7 +296,11 @@ async fn drive<B: Outgoing>(
     // An error is told to the exchanges that it broke.
     let _ = poll_fn(|context| {
         let ended = Pin::new(&mut connection).poll(context);
-        streams.limit.set(connection.current_max_send_streams());
+        let allowed = connection.current_max_send_streams();
+        streams.limit.set(allowed);
+        if let Some(pool) = pool.upgrade() {
+            pool.allowed.set(allowed);
+        }
         ended
     })
     .await;

@@ -110,6 +110,16 @@ impl HookMetrics {
         self.time.add(spent);
     }
 
+    /// Calls so far.
+    pub fn calls(&self) -> u64 {
+        self.calls.get()
+    }
+
+    /// Seconds spent so far.
+    pub fn seconds(&self) -> f64 {
+        self.time.get()
+    }
+
     /// Counts a call that failed.
     pub fn failed(&self) {
         self.errors.inc();

@@ -168,6 +168,11 @@ impl Seconds {
         let nanos = u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX);
         self.0.fetch_add(nanos, Ordering::Relaxed);
     }
+
+    /// Seconds so far.
+    pub fn get(&self) -> f64 {
+        Duration::from_nanos(self.0.load(Ordering::Relaxed)).as_secs_f64()
+    }
 }
 
 impl TypedMetric for Seconds {
@@ -176,8 +181,7 @@ impl TypedMetric for Seconds {
 
 impl EncodeMetric for Seconds {
     fn encode(&self, mut encoder: MetricEncoder) -> fmt::Result {
-        let total = Duration::from_nanos(self.0.load(Ordering::Relaxed)).as_secs_f64();
-        encoder.encode_counter::<NoLabelSet, _, f64>(&total, None)
+        encoder.encode_counter::<NoLabelSet, _, f64>(&self.get(), None)
     }
 
     fn metric_type(&self) -> MetricType {

@@ -16,9 +16,13 @@ fn the_callers_decision_is_kept_unless_told_otherwise() {
 #[test]
 fn the_trace_id_decides_so_that_all_hops_agree() {
     let quarter = || json!({ "sample": 0.25, "parent-based": false });
-    for (low, expected) in
-        [("00c0000000000000", true), ("ffc0000000000000", true), ("ffbfffffffffffff", false), ("ff00000000000001", false), ("00ffffffffffffff", true)]
-    {
+    for (low, expected) in [
+        ("00c0000000000000", true),
+        ("ffc0000000000000", true),
+        ("ffbfffffffffffff", false),
+        ("ff00000000000001", false),
+        ("00ffffffffffffff", true),
+    ] {
         let value = format!("00-1234567890123456{low}-{SPAN}-00");
         assert_eq!(sampled(quarter(), &value), expected, "{low}");
     }
@@ -28,7 +32,9 @@ fn the_trace_id_decides_so_that_all_hops_agree() {
 fn the_share_of_new_traces_is_the_one_configured() {
     for (sample, least, most) in [(0.0, 0, 0), (0.01, 60, 140), (0.5, 4800, 5200), (1.0, 10_000, 10_000)] {
         let policy = policy(json!({ "sample": sample }));
-        let sampled = (0..10_000).filter(|_| traceparent(&sent(&policy, &Call::new(), &[])).2 == "01").count();
+        let sampled = (0..10_000)
+            .filter(|_| traceparent(&sent(&policy, &Call::new(), &[])).2 == "01")
+            .count();
         assert!((least..=most).contains(&sampled), "{sampled} of 10 000 at {sample}");
     }
 }

@@ -9,7 +9,10 @@ fn a_call_without_a_trace_starts_one() {
     let (trace, ..) = traceparent(&through(json!({}), &[]));
     assert_ne!(trace, TRACE);
     let policy = policy(json!({}));
-    let (one, two) = (traceparent(&sent(&policy, &Call::new(), &[])), traceparent(&sent(&policy, &Call::new(), &[])));
+    let (one, two) = (
+        traceparent(&sent(&policy, &Call::new(), &[])),
+        traceparent(&sent(&policy, &Call::new(), &[])),
+    );
     assert!(one.0 != two.0 && one.1 != two.1, "each its own");
 }
 
@@ -19,7 +22,7 @@ fn a_valid_traceparent_is_continued_with_a_new_parent_id() {
     let valid = [
         PARENT.to_owned(),
         later("cc", ""),
-        later("cc", "-what-the-future-will-be-like"),
+        later("cc", "-more"),
         later("01", "-"),
         format!(" {PARENT}"),
         format!("\t{PARENT}"),
@@ -38,8 +41,8 @@ fn a_malformed_traceparent_restarts_the_trace_and_is_not_forwarded() {
     let malformed = [
         // version
         "00-12345678901234567890123456789012-1234567890123456-01.",
-        "00-12345678901234567890123456789012-1234567890123456-01-what-the-future-will-be-like",
-        "cc-12345678901234567890123456789012-1234567890123456-01.what-the-future-will-not-be-like",
+        "00-12345678901234567890123456789012-1234567890123456-01-more",
+        "cc-12345678901234567890123456789012-1234567890123456-01.more",
         "ff-12345678901234567890123456789012-1234567890123456-01",
         "ff-12345678901234567890123456789012-1234567890123456-01-more",
         ".0-12345678901234567890123456789012-1234567890123456-01",
@@ -56,6 +59,7 @@ fn a_malformed_traceparent_restarts_the_trace_and_is_not_forwarded() {
         "00-1234567890123456789012345678901-1234567890123456-01",
         "00-1234567890ABCDEF1234567890ABCDEF-1234567890123456-01",
         "00-1234567890123456-1234567890123456-01",
+        "00-1234567890123456-1234567890123456-01-123456789012345",
         // parent id
         "00-12345678901234567890123456789012-0000000000000000-01",
         "00-12345678901234567890123456789012-.234567890123456-01",
@@ -90,7 +94,12 @@ fn a_malformed_traceparent_restarts_the_trace_and_is_not_forwarded() {
 #[test]
 fn several_traceparents_restart_the_trace() {
     let other = PARENT.replace("9012-", "9011-");
-    for joined in [format!("{PARENT}, {other}"), format!("{PARENT}, {PARENT}"), format!("cc-{TAIL}-x, {other}"), format!("cc-{TAIL}, {other}")] {
+    for joined in [
+        format!("{PARENT}, {other}"),
+        format!("{PARENT}, {PARENT}"),
+        format!("cc-{TAIL}-x, {other}"),
+        format!("cc-{TAIL}, {other}"),
+    ] {
         let (trace, ..) = traceparent(&through(json!({}), &[("traceparent", &joined)]));
         assert!(!joined.contains(&trace), "{joined}");
     }
@@ -98,28 +107,43 @@ fn several_traceparents_restart_the_trace() {
 
 #[test]
 fn only_flags_that_are_known_are_handed_on() {
-    for (received, expected) in [("00", "00"), ("01", "01"), ("02", "02"), ("03", "03"), ("ff", "03"), ("fc", "00"), ("09", "01")] {
+    for (received, expected) in [
+        ("00", "00"),
+        ("01", "01"),
+        ("02", "02"),
+        ("03", "03"),
+        ("ff", "03"),
+        ("fc", "00"),
+        ("09", "01"),
+    ] {
         let value = format!("00-{TRACE}-{SPAN}-{received}");
-        assert_eq!(traceparent(&through(json!({}), &[("traceparent", &value)])).2, expected, "{received}");
+        assert_eq!(
+            traceparent(&through(json!({}), &[("traceparent", &value)])).2,
+            expected,
+            "{received}"
+        );
     }
 }
 
 #[test]
 fn a_tracestate_without_a_traceparent_is_dropped() {
-    assert_eq!(get(&through(json!({}), &[("tracestate", "foo=1,bar=2")]), "tracestate"), None);
+    assert_eq!(
+        get(&through(json!({}), &[("tracestate", "foo=1,bar=2")]), "tracestate"),
+        None
+    );
 }
 
 #[test]
 fn a_valid_tracestate_is_sent_on_untouched() {
     let key = "abcdefghijklmnopqrstuvwxyz0123456789_-*/";
     let value: String = (' '..='~').filter(|c| !",=".contains(*c)).collect();
-    let numbered: Vec<String> = (1..=32).map(|n| format!("bar{n:02}={n:02}")).collect();
+    let numbered: Vec<String> = (1..=32).map(|n| format!("k{n}={n}")).collect();
     let valid = [
         "foo=1,bar=2".to_owned(),
         "foo=1, ".to_owned(),
         ", foo=1".to_owned(),
         "foo=1,,bar=2".to_owned(),
-        "foo=1,bar=2, rojo=1,congo=2, baz=3".to_owned(),
+        "foo=1,bar=2, qux=4,quux=5, baz=3".to_owned(),
         "foo=1, foo=2".to_owned(),
         format!("{key}={value}"),
         format!("{key}@a-z0-9_-*/={value}"),
@@ -136,12 +160,16 @@ fn a_valid_tracestate_is_sent_on_untouched() {
         let fields = through(json!({}), &[("traceparent", PARENT), ("tracestate", state)]);
         assert_eq!(get(&fields, "tracestate"), Some(state.as_str()));
     }
-    assert_eq!(valid.last().unwrap().len(), 512, "the longest that every participant has to send on");
+    assert_eq!(
+        valid.last().unwrap().len(),
+        512,
+        "the longest that every participant has to send on"
+    );
 }
 
 #[test]
 fn a_malformed_tracestate_is_dropped_and_the_trace_goes_on() {
-    let numbered: Vec<String> = (1..=33).map(|n| format!("bar{n:02}={n:02}")).collect();
+    let numbered: Vec<String> = (1..=33).map(|n| format!("k{n}={n}")).collect();
     let malformed = [
         "foo =1".to_owned(),
         "FOO=1".to_owned(),
@@ -178,10 +206,16 @@ fn a_long_tracestate_loses_long_members_first_and_then_the_last() {
     let short = |n: usize| format!("m{n:02}={}", "v".repeat(20));
     let received = [long("a"), short(1), long("b"), short(2), long("c")].join(",");
     let fields = through(json!({}), &[("traceparent", PARENT), ("tracestate", &received)]);
-    assert_eq!(get(&fields, "tracestate"), Some([long("a"), short(1), long("b"), short(2)].join(",").as_str()));
+    assert_eq!(
+        get(&fields, "tracestate"),
+        Some([long("a"), short(1), long("b"), short(2)].join(",").as_str())
+    );
 
     let received: Vec<String> = (0..32).map(short).collect();
-    let fields = through(json!({}), &[("traceparent", PARENT), ("tracestate", &received.join(","))]);
+    let fields = through(
+        json!({}),
+        &[("traceparent", PARENT), ("tracestate", &received.join(","))],
+    );
     let kept = get(&fields, "tracestate").unwrap();
     assert_eq!(kept, received[..20].join(","));
     assert!(kept.len() <= 512 && kept.len() + 25 > 512);

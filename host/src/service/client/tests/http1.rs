@@ -1,114 +1,188 @@
 //! Laws of HTTP/1.1 connections.
 
 use super::*;
-use crate::service::client::{MAX_PENDING, SendFailure};
-use http::{HeaderMap, StatusCode};
-use http_body::Frame;
-use http_body_util::StreamBody;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::{Notify, mpsc};
-
-async fn hello(_: Request<Incoming>) -> Response<Sent> {
-    Response::new(text("hello"))
-}
-
-/// Answers once it is let, with the number of the request.
-fn gated() -> (Rc<Notify>, impl Fn(Request<Incoming>) -> Pin<Box<dyn Future<Output = Response<Sent>>>> + Clone) {
-    let gate = Rc::new(Notify::new());
-    let (entrance, served) = (gate.clone(), Rc::new(Cell::new(0)));
-    let handler = move |_| {
-        let (entrance, served) = (entrance.clone(), served.clone());
-        Box::pin(async move {
-            entrance.notified().await;
-            served.set(served.get() + 1);
-            Response::new(text(served.get().to_string()))
-        }) as Pin<Box<dyn Future<Output = _>>>
-    };
-    (gate, handler)
-}
-
-/// Reads one request without a body.
-async fn read_head(stream: &mut TcpStream) {
-    let mut seen = Vec::new();
-    while !seen.ends_with(b"\r\n\r\n") {
-        assert_ne!(stream.read_buf(&mut seen).await.unwrap(), 0, "a whole request");
-    }
-}
-
-const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+use crate::service::client::SendFailure;
+use http::StatusCode;
+use std::pin::pin;
 
 #[test]
-fn a_connection_is_used_again_once_its_answer_was_read() {
+fn giving_up_before_the_answer_closes_the_connection() {
     on_worker(async {
-        let server = http1_server(hello).await;
+        let (gate, handler) = gated();
+        let server = http1_server(handler).await;
         let world = World::new(server.address, HTTP1);
-        for _ in 0..3 {
-            assert_eq!(world.text().await, "hello");
-            assert_eq!(world.gauges(), (1, 1));
-        }
-        assert_eq!(server.accepted.get(), 1);
+        let attempt = world.start();
+        eventually(|| gate.arrived.get() == 1).await;
+        assert_eq!(world.gauges(), (1, 0));
+        attempt.abort();
+        eventually(|| world.gauges() == (0, 0) && world.counts().open == 0).await;
     });
 }
 
 #[test]
-fn every_kind_of_answer_frees_its_connection() {
+fn a_request_that_an_idle_connection_did_not_take_goes_to_another() {
     on_worker(async {
-        let server = http1_server(|request| async move {
-            match request.headers().get("kind").map(|kind| kind.as_bytes()) {
-                Some(b"empty") => Response::builder().status(204).body(text("")).unwrap(),
-                Some(b"long") => Response::new(text(vec![b'x'; 3_000_000])),
-                Some(b"chunked") => {
-                    let chunk = |at| Ok::<_, io::Error>(Frame::data(Bytes::from(vec![b'x'; at])));
-                    let trailers = HeaderMap::from_iter([("a".parse().unwrap(), "b".parse().unwrap())]);
-                    let mut frames = vec![chunk(10), chunk(500_000), Ok(Frame::trailers(trailers))].into_iter();
-                    let frames = tokio_stream_of(move || frames.next());
-                    let answer = Response::builder().header("trailer", "a");
-                    answer.body(frames).unwrap()
-                }
-                _ => Response::new(text("short")),
-            }
+        let (server, mut streams) = answering_once().await;
+        let world = World::new(server.address, HTTP1);
+        for round in 1..=20 {
+            assert_eq!(world.text().await, "ok");
+            assert_eq!(server.accepted.get(), round);
+            // The client learns of it only while it sends.
+            drop(streams.recv().await.unwrap());
+            tokio::task::yield_now().await;
+        }
+    });
+}
+
+#[test]
+fn a_connection_that_breaks_after_the_request_is_reported_as_reused() {
+    on_worker(async {
+        let server = scripted(&[OK, b""]).await;
+        let world = World::new(server.address, HTTP1);
+        assert_eq!(world.text().await, "ok");
+        let error = world.failure().await;
+        assert_eq!(
+            (error.failure, error.reached, error.reused),
+            (SendFailure::Reset, true, true)
+        );
+        let said = format!("{} closed the connection before it answered", server.address);
+        assert_eq!(error.message, said);
+        assert_eq!(server.accepted.get(), 1);
+
+        let server = scripted(&[b""]).await;
+        let error = World::new(server.address, HTTP1).failure().await;
+        assert_eq!(
+            (error.failure, error.reached, error.reused),
+            (SendFailure::Reset, true, false)
+        );
+    });
+}
+
+#[test]
+fn a_refused_connection_did_not_reach_the_endpoint() {
+    on_worker(async {
+        let address = nobody().await;
+        let world = World::new(address, HTTP1);
+        let error = world.failure().await;
+        assert_eq!((error.failure, error.reached), (SendFailure::Connect, false));
+        assert_eq!(
+            error.message,
+            format!("cannot connect to {address}: connection refused")
+        );
+        assert_eq!((world.gauges(), world.counts().open), ((0, 0), 0));
+    });
+}
+
+#[test]
+fn names_are_resolved() {
+    on_worker(async {
+        let server = http1_server(hello).await;
+        let world = World::new(format!("localhost:{}", server.address.port()), HTTP1);
+        assert_eq!(world.text().await, "hello");
+    });
+}
+
+#[test]
+fn an_upgraded_connection_is_a_tunnel_and_counts_as_open() {
+    on_worker(async {
+        let server = http1_server(|mut request| async move {
+            let upgrade = hyper::upgrade::on(&mut request);
+            spawn_local(async move {
+                let (mut reader, mut writer) = tokio::io::split(TokioIo::new(upgrade.await.unwrap()));
+                drop(tokio::io::copy(&mut reader, &mut writer).await);
+            });
+            let answer = Response::builder()
+                .status(101)
+                .header("connection", "upgrade")
+                .header("upgrade", "echo");
+            answer.body(text("")).unwrap()
+        })
+        .await;
+        let world = World::new(
+            server.address,
+            ServiceOptions {
+                max_connections: 1,
+                ..HTTP1
+            },
+        );
+        let mut request = request("GET", text(""));
+        request.headers_mut().insert("connection", "upgrade".parse().unwrap());
+        request.headers_mut().insert("upgrade", "echo".parse().unwrap());
+        let mut answer = world.send(request).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::SWITCHING_PROTOCOLS);
+        let mut tunnel = TokioIo::new(hyper::upgrade::on(&mut answer).await.unwrap());
+        drop(answer);
+        tunnel.write_all(b"ping").await.unwrap();
+        let mut echo = [0; 4];
+        tunnel.read_exact(&mut echo).await.unwrap();
+        assert_eq!(&echo, b"ping");
+        assert_eq!((world.gauges(), world.counts().open), ((1, 0), 1));
+        let mut next = pin!(world.get());
+        assert!(poll_once(next.as_mut()).await.is_pending());
+        assert_eq!(world.counts().waiting, 1);
+        drop(tunnel);
+        assert_eq!(next.await.unwrap().status(), StatusCode::SWITCHING_PROTOCOLS);
+    });
+}
+
+#[test]
+fn a_connection_is_busy_until_its_request_was_sent() {
+    on_worker(async {
+        let server = http1_server(|mut request| async move {
+            // Reads the rest behind the answer's back.
+            spawn_local(async move { while request.body_mut().frame().await.is_some() {} });
+            Response::new(text("early"))
         })
         .await;
         let world = World::new(server.address, HTTP1);
-        for (method, kind, length) in [
-            ("GET", "short", 5),
-            ("HEAD", "long", 0),
-            ("GET", "empty", 0),
-            ("GET", "long", 3_000_000),
-            ("GET", "chunked", 500_010),
-            ("POST", "short", 5),
-        ] {
-            let mut request = request(method, text(if method == "POST" { "a body" } else { "" }));
-            request.headers_mut().insert("kind", kind.parse().unwrap());
-            request.headers_mut().insert("te", "trailers".parse().unwrap());
-            let body = world.send(request).await.unwrap().into_body().collect().await.unwrap();
-            let trailers = body.trailers().map_or(0, HeaderMap::len);
-            assert_eq!(trailers, usize::from(kind == "chunked"));
-            assert_eq!(body.to_bytes().len(), length, "{method} {kind}");
-            eventually(|| world.gauges() == (1, 1)).await;
-        }
+        let (sender, body) = frames();
+        sender.send(Ok(Frame::data("part".into()))).unwrap();
+        assert_eq!(read(world.send(request("POST", body)).await.unwrap()).await, "early");
+        assert_eq!(world.gauges(), (1, 0));
+        drop(sender);
+        eventually(|| world.gauges() == (1, 1)).await;
+        assert_eq!(world.text().await, "early");
         assert_eq!(server.accepted.get(), 1);
     });
 }
 
-/// A body of what `next` gives.
-fn tokio_stream_of(mut next: impl FnMut() -> Option<Result<Frame<Bytes>, io::Error>> + Send + 'static) -> Sent {
-    StreamBody::new(futures_of(move || Poll::Ready(next()))).boxed_unsync()
-}
-
-fn futures_of<T>(next: impl FnMut() -> Poll<Option<T>>) -> impl Iterator<Item = T> {
-    let mut next = next;
-    std::iter::from_fn(move || match next() {
-        Poll::Ready(item) => item,
-        Poll::Pending => None,
-    })
+#[test]
+fn a_body_that_fails_is_not_the_endpoints_fault() {
+    on_worker(async {
+        let (_gate, handler) = gated();
+        let server = http1_server(handler).await;
+        let world = World::new(server.address, HTTP1);
+        let (sender, body) = frames();
+        sender.send(Err(io::Error::other("the caller left"))).unwrap();
+        let error = world.send(request("POST", body)).await.map(drop).unwrap_err();
+        assert_eq!(error.failure, SendFailure::Upload);
+        let said = format!("the body for {} broke off: the caller left", server.address);
+        assert_eq!(error.message, said);
+        eventually(|| world.gauges() == (0, 0)).await;
+    });
 }
 
 #[test]
-fn placeholder() {
-    let _ = (MAX_PENDING, SendFailure::Reset, StatusCode::OK, OK);
-    let _ = mpsc::channel::<()>(1);
-    let _ = gated();
-    let _ = read_head;
-    let _ = AsyncWriteExt::shutdown::<TcpStream>;
+fn an_answer_that_is_not_http_is_a_protocol_failure() {
+    on_worker(async {
+        let fields = |count| {
+            format!(
+                "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n{}\r\n",
+                "a: b\r\n".repeat(count)
+            )
+        };
+        let (fine, over): (&'static str, &'static str) = (fields(200).leak(), fields(300).leak());
+        for answer in [
+            "SSH-2.0-OpenSSH_9.9\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n",
+            over,
+        ] {
+            let server = scripted(&*vec![answer.as_bytes()].leak()).await;
+            let error = World::new(server.address, HTTP1).failure().await;
+            assert_eq!((error.failure, error.reached), (SendFailure::Protocol, true), "{error}");
+            assert!(error.message.starts_with(&server.address.to_string()), "{error}");
+        }
+        let server = scripted(&*vec![fine.as_bytes()].leak()).await;
+        assert_eq!(World::new(server.address, HTTP1).text().await, "");
+    });
 }

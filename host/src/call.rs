@@ -1,0 +1,340 @@
+//! The call walk: one request on its way, from a listener to a service and back.
+//!
+//! listener → route → deadline → `on-request` through the chain → { pick → `on-attempt` → send → `on-outcome` in reverse
+//! order → stop, or back off and go round } → `on-response` in reverse order → relay the body → `on-complete` → record.
+
+pub mod body;
+pub mod forward;
+mod head;
+mod own;
+pub mod request;
+mod send;
+mod tunnel;
+
+use crate::chain::{Attempt, Chain};
+use crate::clock;
+use crate::exchange::{Exchange, NoHead};
+use crate::listener::Connection;
+use crate::outcome::{Decision, FailureKind, Outcome};
+use crate::plugin::bindings::types;
+use crate::response::{self, Caller, ErrorKind, ProxyError};
+use crate::service::InFlight;
+use crate::service::client::UpstreamBody;
+use crate::service::endpoint::Endpoint;
+use crate::snapshot::{Route, Snapshot};
+use crate::telemetry::record::{AttemptRecord, End, Kind};
+use crate::telemetry::recording::Recording;
+use crate::worker::Worker;
+use body::{Relay, ResponseBody, Upload};
+use bytes::Bytes;
+use head::{AnswerHead, AnswerView, RequestHead};
+use http::request::Parts;
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use own::Refusal;
+use request::Target;
+use send::Failed;
+use smallvec::SmallVec;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tunnel::Upgrade;
+
+/// What is answered, and by whom.
+enum Answer {
+    /// The endpoint, which is busy with the exchange until the body ends.
+    Relayed(Response<UpstreamBody>, Option<InFlight>),
+    /// The proxy or a policy.
+    Own(Response<Bytes>),
+}
+
+/// What stays the same throughout a walk.
+struct Walk<'a> {
+    worker: &'a Worker,
+    connection: &'a Connection,
+    caller: &'a Caller,
+    target: &'a Target,
+    route: &'a Route,
+    upload: &'a Upload,
+    chain: &'a Chain,
+}
+
+/// Answers one request. Never fails: what goes wrong is an answer too.
+pub async fn call(worker: Rc<Worker>, connection: Rc<Connection>, request: Request<Incoming>) -> Response<ResponseBody> {
+    let (mut parts, incoming) = request.into_parts();
+    let caller = Caller::of(&parts);
+    let mut recording = begin_record(&worker, &connection, &caller, &parts);
+    let Some(place) = worker.enter() else {
+        let error = ProxyError::new(ErrorKind::Overload, "the node has as many exchanges in progress as [limits] max-pending allows");
+        return unrouted(&caller, recording, error);
+    };
+    let current = worker.current();
+    let (target, route) = match accept(&connection, &current.snapshot, &parts) {
+        Ok(accepted) => accepted,
+        Err(error) => return unrouted(&caller, recording, error),
+    };
+    recording.set_route(&route.name, &route.metrics);
+    let chain = current.chain(route.chain);
+    let limits = current.snapshot.config.limits.clone();
+    let mut exchange = Exchange::new(worker.next_exchange_id(), route.id, route.service.clone(), chain.clone(), recording, place);
+    drop(current);
+
+    let upgrade = Upgrade::of(&mut parts);
+    let upload = Upload::new(incoming, chain.judges_outcomes().then_some(limits.max_body_buffer));
+    let walk = Walk { worker: &worker, connection: &connection, caller: &caller, target: &target, route: &route, upload: &upload, chain: &chain };
+    let answered = match walk.prepare(&mut exchange, &mut parts) {
+        Ok(()) => walk.attempts(&mut exchange, &parts, limits.max_attempts).await,
+        Err(refusal) => Err(refusal),
+    };
+    let answer = answered.unwrap_or_else(|refusal| Answer::Own(own::respond(&caller, &mut exchange, &refusal)));
+    walk.respond(exchange, answer, upgrade)
+}
+
+/// Where a request wants to go, and the route that takes it there.
+fn accept(connection: &Connection, snapshot: &Snapshot, parts: &Parts) -> Result<(Target, Arc<Route>), ProxyError> {
+    let target = Target::of(parts)?;
+    let listener = &connection.listener;
+    if parts.method == http::Method::CONNECT && !listener.connect {
+        let message = format!("CONNECT is not allowed on listener {:?} (set connect = true to allow it)", &*listener.name);
+        return Err(ProxyError::new(ErrorKind::ConnectRefused, message));
+    }
+    match snapshot.route(&listener.name, target.host(), target.path(), &parts.method, &parts.headers) {
+        Some(route) => Ok((target, route.clone())),
+        None => {
+            let message = format!("no route for {} {:?} {:?} on listener {:?}", parts.method, target.host(), target.path(), &*listener.name);
+            Err(ProxyError::new(ErrorKind::NoRoute, message))
+        }
+    }
+}
+
+impl Walk<'_> {
+    /// Fixes the deadline, and lets the chain see the request.
+    fn prepare(&self, exchange: &mut Exchange, parts: &mut Parts) -> Result<(), Refusal> {
+        for timeout in [self.route.timeout, request::grpc_timeout(&parts.headers)?, request::weir_timeout(&parts.headers)?].into_iter().flatten() {
+            exchange.shorten(timeout);
+        }
+        exchange.attempt_timeout = self.route.attempt_timeout;
+        forward::prepare(parts, &self.connection.origin, self.target, self.caller);
+        let mut head = RequestHead { parts, walk: self };
+        self.chain.on_request(exchange, &mut head).map_err(Refusal::from)
+    }
+
+    /// Tries endpoints until an outcome is accepted.
+    async fn attempts(&self, exchange: &mut Exchange, parts: &Parts, max_attempts: u32) -> Result<Answer, Refusal> {
+        let mut tried: SmallVec<[u32; 8]> = SmallVec::new();
+        let mut refused = Refused::default();
+        let mut backoff = Duration::ZERO;
+        loop {
+            let mut attempt_parts = parts.clone();
+            let mut head = RequestHead { parts: &mut attempt_parts, walk: self };
+            let endpoint = self.pick(exchange, &head, &tried, &refused)?;
+            exchange.attempt += 1;
+            if let Attempt::Refused(refusal) = self.chain.on_attempt(exchange, endpoint.id, &mut head)? {
+                exchange.attempt -= 1;
+                if refusal.every_endpoint {
+                    return Err(Refusal::of_endpoint(&exchange.service.name, refusal));
+                }
+                refused.add(endpoint.id, refusal);
+                continue;
+            }
+            if exchange.attempt == 1 {
+                self.worker.node.retry_budget.deposit();
+            }
+            exchange.begin_attempt(&endpoint);
+            let sent = self.send(exchange, &endpoint, attempt_parts).await;
+            let failure = sent.as_ref().err().map(|error| error.failure);
+            let (latency, in_flight) = exchange.end_attempt(failure);
+            let outcome = Outcome {
+                endpoint: endpoint.id,
+                status: sent.as_ref().map_or(0, |response| response.status().as_u16()),
+                grpc_status: sent.as_ref().ok().and_then(|response| response::grpc_status(response.headers())),
+                failure,
+                latency,
+                repeatable: exchange.attempt < max_attempts && self.is_repeatable(parts, &sent),
+            };
+            self.record_attempt(exchange, &endpoint, &outcome, backoff);
+            let service = exchange.service.name.clone();
+            let decision = match &sent {
+                Ok(response) => self.chain.on_outcome(exchange, self.chain.len(), &outcome, &AnswerView { response, service: &service, endpoint: &endpoint.address }),
+                Err(_) => self.chain.on_outcome(exchange, self.chain.len(), &outcome, &NoHead),
+            };
+            if let Decision::Retry { after, elsewhere } = decision
+                && outcome.repeatable
+                && exchange.remaining().is_none_or(|left| after < left)
+                && self.may_retry(exchange)
+            {
+                if elsewhere && !tried.contains(&endpoint.id) {
+                    tried.push(endpoint.id);
+                }
+                drop(in_flight);
+                discard(sent);
+                backoff = after;
+                if !after.is_zero() {
+                    tokio::time::sleep(after).await;
+                }
+                continue;
+            }
+            return match sent {
+                Ok(response) => Ok(Answer::Relayed(response, in_flight)),
+                Err(error) => {
+                    exchange.failure = Some(error.failure);
+                    Err(ProxyError::from(error).into())
+                }
+            };
+        }
+    }
+
+    /// The endpoint of the next attempt: one that was not tried if there is one, and never one that a policy refused.
+    fn pick(&self, exchange: &mut Exchange, head: &RequestHead<'_>, tried: &[u32], refused: &Refused) -> Result<Arc<Endpoint>, Refusal> {
+        let mut avoid: SmallVec<[u32; 8]> = refused.endpoints.iter().chain(tried).copied().collect();
+        let mut picked = self.pick_one(exchange, head, &avoid)?;
+        if picked.is_none() && !tried.is_empty() {
+            avoid.truncate(refused.endpoints.len());
+            picked = self.pick_one(exchange, head, &avoid)?;
+        }
+        let service = &exchange.service;
+        match (picked, &refused.last) {
+            (Some(endpoint), _) => Ok(endpoint),
+            (None, Some(refusal)) => Err(Refusal::of_endpoint(&service.name, refusal.clone())),
+            (None, None) => {
+                let set = service.endpoints();
+                let ejected = set.iter().filter(|endpoint| endpoint.is_ejected(clock::now())).count();
+                let message = match set.len() {
+                    0 => format!("service {:?} has no endpoints", &*service.name),
+                    all => format!("service {:?}: no endpoint of {all} ({ejected} ejected)", &*service.name),
+                };
+                Err(ProxyError::new(ErrorKind::NoEndpoint, message).into())
+            }
+        }
+    }
+
+    fn pick_one(&self, exchange: &mut Exchange, head: &RequestHead<'_>, avoid: &[u32]) -> Result<Option<Arc<Endpoint>>, Refusal> {
+        Ok(match self.chain.pick(exchange, head, avoid)? {
+            Some(picked) => picked.and_then(|id| exchange.service.endpoints().get(id).cloned()),
+            None => exchange.service.round_robin(avoid, clock::now()),
+        })
+    }
+
+    /// Whether the host would let the exchange be tried once more: nothing of an answer was relayed, the body can be sent
+    /// again, and repeating does no harm (RFC 9110, section 9.2.2) or the request never arrived.
+    ///
+    /// gRPC has no methods to tell by. There an answer without a message, which is all trailers, leaves the call
+    /// uncommitted, and the policy's list of codes says what is safe (gRFC A6).
+    fn is_repeatable(&self, parts: &Parts, sent: &Result<Response<UpstreamBody>, Failed>) -> bool {
+        self.upload.is_replayable()
+            && match sent {
+                Ok(response) if self.caller.grpc => response::grpc_status(response.headers()).is_some(),
+                Ok(_) => request::is_repeatable(&parts.method, &parts.headers),
+                Err(error) => !error.reached || (!self.caller.grpc && request::is_repeatable(&parts.method, &parts.headers)),
+            }
+    }
+
+    fn may_retry(&self, exchange: &mut Exchange) -> bool {
+        let node = &self.worker.node;
+        if node.retry_budget.withdraw() {
+            return true;
+        }
+        node.telemetry.metrics.retry_budget_exhausted.inc();
+        exchange.acted(&Arc::from("retry-budget"), "on-outcome", "refused a retry", Some("the retry budget is spent".into()));
+        false
+    }
+
+    fn record_attempt(&self, exchange: &mut Exchange, endpoint: &Endpoint, outcome: &Outcome, backoff: Duration) {
+        let metrics = self.worker.endpoint_metrics(&exchange.service.name, &endpoint.address);
+        let attempt = AttemptRecord {
+            endpoint: endpoint.address.clone(),
+            status: (outcome.status != 0).then_some(outcome.status),
+            failure: outcome.failure.map(FailureKind::as_str),
+            duration: outcome.latency,
+            backoff,
+        };
+        exchange.recording.attempt(&metrics, attempt);
+    }
+
+    /// Lets the chain see the answer, and hands it to the caller together with the exchange, which ends with its body.
+    fn respond(&self, mut exchange: Exchange, mut answer: Answer, upgrade: Option<Upgrade>) -> Response<ResponseBody> {
+        let seen = match &mut answer {
+            Answer::Relayed(response, in_flight) => {
+                forward::strip_response(response, self.caller);
+                self.chain.on_response(&mut exchange, &mut AnswerHead { response, in_flight: in_flight.as_ref() })
+            }
+            Answer::Own(response) => self.chain.on_response(&mut exchange, &mut AnswerHead { response, in_flight: None }),
+        };
+        if let Err(stop) = seen {
+            answer = Answer::Own(own::respond(self.caller, &mut exchange, &stop.into()));
+        }
+        exchange.recording.record.request_bytes = self.upload.bytes();
+        exchange.recording.first_byte();
+        match answer {
+            Answer::Own(response) => own::with_exchange(response, exchange),
+            Answer::Relayed(response, in_flight) => {
+                let record = &mut exchange.recording.record;
+                record.status = Some(response.status().as_u16());
+                record.grpc_status = response::grpc_status(response.headers());
+                if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    return tunnel::respond(self.connection, self.caller, exchange, response, in_flight, upgrade);
+                }
+                let (parts, body) = response.into_parts();
+                let relay = Relay::new(body, exchange, in_flight, self.upload.clone(), self.caller.grpc);
+                Response::from_parts(parts, ResponseBody::Relay(Box::new(relay)))
+            }
+        }
+    }
+}
+
+/// Endpoints that policies refused in this exchange.
+#[derive(Default)]
+struct Refused {
+    endpoints: SmallVec<[u32; 8]>,
+    last: Option<types::Refusal>,
+}
+
+impl Refused {
+    fn add(&mut self, endpoint: u32, refusal: types::Refusal) {
+        self.endpoints.push(endpoint);
+        self.last = Some(refusal);
+    }
+}
+
+fn begin_record(worker: &Worker, connection: &Connection, caller: &Caller, parts: &Parts) -> Recording {
+    let mut recording = Recording::begin(&worker.telemetry, Kind::Call, caller.id.clone());
+    let record = &mut recording.record;
+    record.listener = Some(connection.listener.name.clone());
+    record.client = Some(connection.client.clone());
+    record.method = Some(parts.method.clone());
+    record.path = parts.uri.path_and_query().cloned();
+    record.protocol = Some(if caller.http2 { "h2" } else { "http/1.1" });
+    recording
+}
+
+/// Answers what never became an exchange: it took no route.
+fn unrouted(caller: &Caller, mut recording: Recording, error: ProxyError) -> Response<ResponseBody> {
+    recording.record.error = Some(error.kind.as_str());
+    recording.record.message = Some(error.message.clone());
+    let response = response::respond(&error, caller);
+    recording.record.status = Some(response.status().as_u16());
+    recording.record.response_bytes = response.body().len() as u64;
+    recording.finish(End::Error);
+    response.map(|body| ResponseBody::Own(Some(body), None))
+}
+
+/// Lets go of an answer that another attempt replaces. A short rest is read, so that its connection can be used again.
+fn discard(sent: Result<Response<UpstreamBody>, Failed>) {
+    const REST: usize = 64 * 1024;
+    let Ok(response) = sent else { return };
+    let mut body = response.into_body();
+    if http_body::Body::is_end_stream(&body) {
+        return;
+    }
+    tokio::task::spawn_local(async move {
+        let read = async {
+            let mut room = REST;
+            while let Some(Ok(frame)) = body.frame().await {
+                let Some(left) = room.checked_sub(frame.data_ref().map_or(0, bytes::Bytes::len)) else { return };
+                room = left;
+            }
+        };
+        drop(tokio::time::timeout(Duration::from_millis(100), read).await);
+    });
+}

@@ -1,0 +1,257 @@
+//! Bodies on their way: the caller's, kept for another attempt as far as the limit goes, and the answer's, which carries
+//! its exchange to the end.
+
+use crate::exchange::Exchange;
+use crate::outcome::FailureKind;
+use crate::response;
+use crate::service::InFlight;
+use crate::service::client::UpstreamBody;
+use crate::telemetry::record::End;
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use thiserror::Error;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// Why a body broke off.
+#[derive(Debug, Error)]
+pub enum BodyError {
+    #[error("the deadline passed")]
+    Deadline,
+    #[error("another attempt has taken over the body")]
+    Superseded,
+    #[error(transparent)]
+    Peer(#[from] hyper::Error),
+}
+
+/// The caller's body, shared by the attempts that send it.
+#[derive(Clone)]
+pub struct Upload(Rc<RefCell<Source>>);
+
+struct Source {
+    incoming: Incoming,
+    size: SizeHint,
+    /// What was read so far, while it is within the limit.
+    kept: Vec<Bytes>,
+    trailers: Option<HeaderMap>,
+    /// Bytes that may still be kept; `None` once there were more, or if nothing needs to be kept.
+    room: Option<usize>,
+    ended: bool,
+    bytes: u64,
+    /// The attempt that reads now. An earlier one may linger in its connection's task.
+    reader: u32,
+}
+
+impl Upload {
+    /// Keeps up to `keep` bytes for another attempt.
+    pub fn new(incoming: Incoming, keep: Option<usize>) -> Self {
+        let (size, ended) = (incoming.size_hint(), incoming.is_end_stream());
+        Self(Rc::new(RefCell::new(Source { incoming, size, kept: Vec::new(), trailers: None, room: keep, ended, bytes: 0, reader: 0 })))
+    }
+
+    /// Whether the body could be sent from its beginning once more.
+    pub fn is_replayable(&self) -> bool {
+        let source = self.0.borrow();
+        source.room.is_some() || source.bytes == 0
+    }
+
+    /// Bytes read from the caller.
+    pub fn bytes(&self) -> u64 {
+        self.0.borrow().bytes
+    }
+
+    /// The body for the next attempt, from its beginning.
+    pub fn attempt(&self) -> RequestBody {
+        let mut source = self.0.borrow_mut();
+        source.reader += 1;
+        RequestBody { source: self.0.clone(), reader: source.reader, position: 0, trailers_sent: false }
+    }
+}
+
+/// The caller's body as one attempt sends it.
+pub struct RequestBody {
+    source: Rc<RefCell<Source>>,
+    reader: u32,
+    position: usize,
+    trailers_sent: bool,
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let mut source = this.source.borrow_mut();
+        if source.reader != this.reader {
+            return Poll::Ready(Some(Err(BodyError::Superseded)));
+        }
+        if let Some(chunk) = source.kept.get(this.position) {
+            this.position += 1;
+            return Poll::Ready(Some(Ok(Frame::data(chunk.clone()))));
+        }
+        if source.ended {
+            let trailers = source.trailers.clone().filter(|_| !this.trailers_sent);
+            this.trailers_sent = true;
+            return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+        }
+        let frame = match ready!(Pin::new(&mut source.incoming).poll_frame(context)) {
+            None => {
+                source.ended = true;
+                return Poll::Ready(None);
+            }
+            Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+            Some(Ok(frame)) => frame,
+        };
+        if let Some(chunk) = frame.data_ref() {
+            source.bytes += chunk.len() as u64;
+            match source.room.and_then(|room| room.checked_sub(chunk.len())) {
+                Some(room) => {
+                    source.room = Some(room);
+                    source.kept.push(chunk.clone());
+                    this.position += 1;
+                }
+                None => (source.room, source.kept) = (None, Vec::new()),
+            }
+        } else if let Some(trailers) = frame.trailers_ref() {
+            source.trailers = Some(trailers.clone());
+            source.ended = true;
+            this.trailers_sent = true;
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let source = self.source.borrow();
+        source.ended && self.position >= source.kept.len() && (self.trailers_sent || source.trailers.is_none())
+    }
+
+    /// Of the whole body: it is asked for before the first frame.
+    fn size_hint(&self) -> SizeHint {
+        self.source.borrow().size.clone()
+    }
+}
+
+/// The body of what the caller is answered.
+pub enum ResponseBody {
+    /// The proxy's or a policy's own answer. The exchange ends when it has been written, or dropped.
+    Own(Option<Bytes>, Option<Box<Exchange>>),
+    Relay(Box<Relay>),
+    Empty,
+}
+
+/// An answer's body on its way from the endpoint to the caller.
+pub struct Relay {
+    pub body: UpstreamBody,
+    pub exchange: Exchange,
+    /// The endpoint is busy with the exchange until here.
+    pub in_flight: Option<InFlight>,
+    pub upload: Upload,
+    pub grpc: bool,
+    timer: Option<Pin<Box<Sleep>>>,
+    ended: bool,
+}
+
+impl Relay {
+    pub fn new(body: UpstreamBody, exchange: Exchange, in_flight: Option<InFlight>, upload: Upload, grpc: bool) -> Self {
+        Self { body, exchange, in_flight, upload, grpc, timer: None, ended: false }
+    }
+
+    fn end(&mut self, end: End) {
+        self.ended = true;
+        self.exchange.end = end;
+        self.exchange.recording.record.request_bytes = self.upload.bytes();
+    }
+
+    /// The body cannot go on. A gRPC caller is told so in trailers, any other by a connection or stream that breaks.
+    fn break_off(&mut self, failure: FailureKind, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.exchange.failure = Some(failure);
+        self.exchange.recording.record.error = Some(failure.as_str());
+        self.exchange.recording.record.message = Some(error.to_string());
+        self.end(End::Truncated);
+        if !self.grpc {
+            return Poll::Ready(Some(Err(error)));
+        }
+        let (status, trailers) = response::grpc_trailers(failure, &error.to_string());
+        self.exchange.recording.record.grpc_status = Some(status);
+        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        match Pin::new(&mut self.body).poll_frame(context) {
+            Poll::Ready(None) => {
+                self.end(End::Ok);
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(error))) => self.break_off(FailureKind::Reset, error.into()),
+            Poll::Ready(Some(Ok(frame))) => {
+                let record = &mut self.exchange.recording.record;
+                if let Some(chunk) = frame.data_ref() {
+                    record.response_bytes += chunk.len() as u64;
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    record.grpc_status = response::grpc_status(trailers).or(record.grpc_status);
+                    self.end(End::Ok);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Pending => {
+                let Some(deadline) = self.exchange.deadline else { return Poll::Pending };
+                let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(Instant::from_std(deadline))));
+                ready!(timer.as_mut().poll(context));
+                self.break_off(FailureKind::Timeout, BodyError::Deadline)
+            }
+        }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        if !self.ended {
+            // The server does not ask for what it knows to be over.
+            self.end(if self.body.is_end_stream() { End::Ok } else { End::ClientLeft });
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Own(bytes, exchange) => {
+                let frame = bytes.take().filter(|bytes| !bytes.is_empty()).map(|bytes| Ok(Frame::data(bytes)));
+                if frame.is_none() {
+                    exchange.take();
+                }
+                Poll::Ready(frame)
+            }
+            Self::Relay(relay) => relay.poll(context),
+            Self::Empty => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Own(bytes, _) => bytes.as_ref().is_none_or(Bytes::is_empty),
+            Self::Relay(relay) => relay.ended || relay.body.is_end_stream(),
+            Self::Empty => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Own(bytes, _) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Relay(relay) => relay.body.size_hint(),
+            Self::Empty => SizeHint::with_exact(0),
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! One attempt on the wire, and how it can fail.
+
+use super::body::RequestBody;
+use super::forward::{Hop, to_upstream};
+use super::{Walk, request};
+use crate::exchange::Exchange;
+use crate::outcome::FailureKind;
+use crate::response::ProxyError;
+use crate::service::client::{SendError, SendFailure, UpstreamBody};
+use crate::service::endpoint::Endpoint;
+use http::request::Parts;
+use http::{Request, Response};
+use std::time::Duration;
+
+/// An attempt without an answer.
+#[derive(Debug)]
+pub struct Failed {
+    pub failure: FailureKind,
+    /// False only where it is certain that the endpoint did not get the request.
+    pub reached: bool,
+    pub message: String,
+}
+
+impl From<SendError> for Failed {
+    fn from(error: SendError) -> Self {
+        let failure = match error.failure {
+            SendFailure::Connect | SendFailure::ConnectTimeout => FailureKind::Connect,
+            SendFailure::Reset => FailureKind::Reset,
+            SendFailure::Protocol => FailureKind::Protocol,
+            SendFailure::Overload => FailureKind::Overload,
+            SendFailure::Upload => FailureKind::Cancelled,
+        };
+        Self { failure, reached: error.reached, message: error.message }
+    }
+}
+
+impl From<Failed> for ProxyError {
+    fn from(failed: Failed) -> Self {
+        Self::new(failed.failure.into(), failed.message)
+    }
+}
+
+impl Walk<'_> {
+    /// Sends one attempt and waits for the head of the answer, no longer than the attempt may take.
+    pub(super) async fn send(&self, exchange: &Exchange, endpoint: &Endpoint, parts: Parts) -> Result<Response<UpstreamBody>, Failed> {
+        let limit = match (exchange.attempt_timeout, exchange.remaining()) {
+            (Some(timeout), Some(remaining)) => Some(timeout.min(remaining)),
+            (timeout, remaining) => timeout.or(remaining),
+        };
+        let send = self.send_on_some_connection(exchange, endpoint, parts);
+        let Some(limit) = limit else { return Ok(send.await?) };
+        match tokio::time::timeout(limit, send).await {
+            Ok(sent) => Ok(sent?),
+            Err(_) => Err(Failed { failure: FailureKind::Timeout, reached: true, message: format!("{} did not answer within {}", endpoint.address, shown(limit)) }),
+        }
+    }
+
+    /// An endpoint may close an idle connection just as it is used again. That says nothing about the endpoint, so what
+    /// can be repeated is sent once more, as the same attempt.
+    async fn send_on_some_connection(&self, exchange: &Exchange, endpoint: &Endpoint, parts: Parts) -> Result<Response<UpstreamBody>, SendError> {
+        let (clients, service) = (&self.worker.clients, &exchange.service);
+        let options = **service.options.load();
+        let hop = Hop {
+            protocol: options.protocol,
+            address: &endpoint.address,
+            target: self.target,
+            strip_prefix: self.route.strip_prefix.as_deref(),
+            left: exchange.remaining(),
+        };
+        let request = |parts: Parts| -> Request<RequestBody> { Request::from_parts(to_upstream(parts, &hop), self.upload.attempt()) };
+        let spare = request::is_repeatable(&parts.method, &parts.headers).then(|| parts.clone());
+        match (clients.send(&service.name, endpoint, &options, request(parts)).await, spare) {
+            (Err(SendError { reused: true, failure: SendFailure::Reset, .. }), Some(spare)) if self.upload.is_replayable() => {
+                clients.send_fresh(&service.name, endpoint, &options, request(spare)).await
+            }
+            (sent, _) => sent,
+        }
+    }
+}
+
+/// Whole milliseconds: a message does not need more.
+fn shown(duration: Duration) -> String {
+    format!("{} ms", duration.as_millis())
+}

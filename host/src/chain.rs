@@ -1,0 +1,349 @@
+//! The chain: policies in order, and what their answers mean. It knows no protocol and no Wasm.
+
+mod policy;
+
+use crate::clock::nanos;
+use crate::config::OnError;
+use crate::exchange::Exchange;
+use crate::outcome::{Decision, Outcome};
+use crate::plugin::bindings::{Hook, types};
+use crate::plugin::fields::{Field, Pseudo};
+use crate::telemetry::record::End;
+use http::HeaderName;
+pub use policy::BoundPolicy;
+use policy::PolicyError;
+use smallvec::SmallVec;
+use std::borrow::Cow;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// The most edits, and the most attributes, of one amendment.
+const MAX_EDITS: usize = 256;
+
+/// The fields of a request, an answer or a message, whatever the protocol.
+pub trait Metadata {
+    /// All values of a field as one.
+    fn header(&self, name: &HeaderName) -> Option<Cow<'_, [u8]>>;
+    fn pseudo(&self, pseudo: Pseudo) -> Option<Cow<'_, [u8]>>;
+    /// Fails where the field is not a policy's to change or the bytes are not valid.
+    fn edit(&mut self, name: &str, edit: Edit<'_>) -> Result<(), String>;
+}
+
+/// A change to one field.
+#[derive(Debug, Clone, Copy)]
+pub enum Edit<'a> {
+    Set(&'a [u8]),
+    Append(&'a [u8]),
+    Remove,
+}
+
+/// Why a chain ended an exchange.
+#[derive(Debug)]
+pub enum Stop {
+    /// A policy answers itself.
+    Reply(types::Reply),
+    /// A policy that guards has failed.
+    Failed(String),
+}
+
+/// What a chain says to an attempt.
+#[derive(Debug)]
+pub enum Attempt {
+    Proceed,
+    Refused(types::Refusal),
+}
+
+/// The policies of a route on this worker.
+#[derive(Debug, Default)]
+pub struct Chain {
+    policies: Vec<Rc<BoundPolicy>>,
+}
+
+type Values<'a> = SmallVec<[Option<Cow<'a, [u8]>>; 8]>;
+type Borrowed<'a> = SmallVec<[Option<&'a [u8]>; 8]>;
+
+impl Chain {
+    pub fn new(policies: Vec<Rc<BoundPolicy>>) -> Self {
+        Self { policies }
+    }
+
+    pub fn len(&self) -> usize {
+        self.policies.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.policies.is_empty()
+    }
+
+    /// Whether some policy may ask for another attempt, which is what a body is kept for.
+    pub fn judges_outcomes(&self) -> bool {
+        self.policies.iter().any(|bound| bound.calls(Hook::OnOutcome))
+    }
+
+    /// In order. The edits of each policy are seen by those after it.
+    pub fn on_request(&self, exchange: &mut Exchange, head: &mut impl Metadata) -> Result<(), Stop> {
+        for (at, bound) in self.policies.iter().enumerate() {
+            exchange.seen = at + 1;
+            if let Err(why) = bound.unusable() {
+                self.failed(exchange, PolicyError { policy: bound.name().clone(), hook: Hook::Configure, message: why.to_owned() }, bound)?;
+                continue;
+            }
+            if !bound.calls(Hook::OnRequest) {
+                continue;
+            }
+            let result = with_values(exchange, &bound.policy.needs.request, head, |exchange, values| {
+                bound.call(Hook::OnRequest, |hooks, store| hooks.on_request(store, exchange.view(at), values))
+            });
+            let judged = result.and_then(|answer| {
+                exchange.remember(at, answer.memo);
+                self.judge(exchange, bound, Hook::OnRequest, answer.verdict, head)
+            });
+            match judged {
+                Ok(None) => {}
+                Ok(Some(reply)) => return Err(Stop::Reply(reply)),
+                Err(error) => self.failed(exchange, error, bound)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The endpoint that the first policy with a `pick` chooses. `None`: no policy of the chain picks, or the one that
+    /// does may be skipped and has failed.
+    pub fn pick(&self, exchange: &mut Exchange, head: &impl Metadata, avoid: &[u32]) -> Result<Option<Option<u32>>, Stop> {
+        let Some((at, bound)) = self.policies.iter().enumerate().find(|(_, bound)| bound.calls(Hook::Pick)) else { return Ok(None) };
+        let picked = bound.push_endpoints(&exchange.service).and_then(|()| {
+            with_values(exchange, &bound.policy.needs.request, head, |exchange, values| {
+                bound.call(Hook::Pick, |hooks, store| hooks.pick(store, exchange.view(at), avoid, values))
+            })
+        });
+        let checked = picked.and_then(|picked| match picked {
+            Some(id) if avoid.contains(&id) => Err(bound.error(Hook::Pick, format!("it picked endpoint {id}, which it was told to avoid"))),
+            Some(id) if exchange.service.endpoints().get(id).is_none() => Err(bound.error(Hook::Pick, format!("it picked endpoint {id}, which does not exist"))),
+            picked => Ok(picked),
+        });
+        match checked {
+            Ok(picked) => Ok(Some(picked)),
+            Err(error) => self.failed(exchange, error, bound).map(|()| None),
+        }
+    }
+
+    /// In order. When a policy refuses the endpoint, those before it are told the outcome.
+    pub fn on_attempt(&self, exchange: &mut Exchange, endpoint: u32, head: &mut impl Metadata) -> Result<Attempt, Stop> {
+        for (at, bound) in self.policies.iter().enumerate() {
+            if !bound.calls_in(Hook::OnAttempt, exchange.view(at).memo) {
+                continue;
+            }
+            let answer = bound.push_endpoints(&exchange.service).and_then(|()| {
+                with_values(exchange, &bound.policy.needs.request, head, |exchange, values| {
+                    bound.call(Hook::OnAttempt, |hooks, store| hooks.on_attempt(store, exchange.view(at), endpoint, values))
+                })
+            });
+            let judged = answer.and_then(|answer| {
+                exchange.remember(at, answer.memo);
+                match answer.verdict {
+                    types::AttemptVerdict::Proceed => Ok(None),
+                    types::AttemptVerdict::Amend(edits) => apply(&edits, head).map(|()| None).map_err(|message| bound.broke(Hook::OnAttempt, message)),
+                    types::AttemptVerdict::Refuse(refusal) => Ok(Some(refusal)),
+                }
+            });
+            let stopped = match judged {
+                Ok(None) => continue,
+                Ok(Some(refusal)) => {
+                    exchange.acted(bound.name(), Hook::OnAttempt.name(), "refused", Some(refusal.reason.clone()));
+                    bound.count_refusal(&exchange.service, &refusal);
+                    Ok(Attempt::Refused(refusal))
+                }
+                Err(error) => match self.failed(exchange, error, bound) {
+                    Ok(()) => continue,
+                    Err(stop) => Err(stop),
+                },
+            };
+            self.on_outcome(exchange, at, &Outcome::rejected(endpoint), &crate::exchange::NoHead);
+            return stopped;
+        }
+        Ok(Attempt::Proceed)
+    }
+
+    /// In reverse order, for the first `upto` policies. Each sees the outcome; the first that wants more than to accept
+    /// decides.
+    pub fn on_outcome(&self, exchange: &mut Exchange, upto: usize, outcome: &Outcome, head: &impl Metadata) -> Decision {
+        let mut decided = Decision::Accept;
+        for (at, bound) in self.policies.iter().enumerate().take(upto).rev() {
+            if !bound.calls_in(Hook::OnOutcome, exchange.view(at).memo) || (outcome.is_success() && bound.ignores_success()) {
+                continue;
+            }
+            let view = view_of(outcome);
+            let answer = with_values(exchange, &bound.policy.needs.response, head, |exchange, values| {
+                bound.call(Hook::OnOutcome, |hooks, store| hooks.on_outcome(store, exchange.view(at), view, values))
+            });
+            match answer {
+                Ok(answer) => {
+                    exchange.remember(at, answer.memo);
+                    let decision = match answer.decision {
+                        types::Decision::Accept => continue,
+                        types::Decision::Retry(retry) => Decision::Retry { after: Duration::from_nanos(retry.after), elsewhere: retry.elsewhere },
+                        types::Decision::DeadLetter(reason) => Decision::DeadLetter(reason),
+                    };
+                    if decided == Decision::Accept {
+                        exchange.acted(bound.name(), Hook::OnOutcome.name(), decision.as_str(), None);
+                        decided = decision;
+                    }
+                }
+                // Nothing is left to refuse: the outcome stands, whatever the policy would have said.
+                Err(error) => drop(self.failed(exchange, error, bound)),
+            }
+        }
+        decided
+    }
+
+    /// In reverse order, for the policies that have seen the request.
+    pub fn on_response(&self, exchange: &mut Exchange, head: &mut impl Metadata) -> Result<(), Stop> {
+        for (at, bound) in self.policies.iter().enumerate().take(exchange.seen).rev() {
+            if !bound.calls_in(Hook::OnResponse, exchange.view(at).memo) {
+                continue;
+            }
+            let result = with_values(exchange, &bound.policy.needs.response, head, |exchange, values| {
+                bound.call(Hook::OnResponse, |hooks, store| hooks.on_response(store, exchange.view(at), values))
+            });
+            let judged = result.and_then(|answer| {
+                exchange.remember(at, answer.memo);
+                self.judge(exchange, bound, Hook::OnResponse, answer.verdict, head)
+            });
+            match judged {
+                Ok(None) => {}
+                Ok(Some(reply)) => return Err(Stop::Reply(reply)),
+                Err(error) => self.failed(exchange, error, bound)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// In order, for the policies that have seen the request. Called once, by the exchange's end.
+    pub fn on_complete(&self, exchange: &mut Exchange) {
+        for (at, bound) in self.policies.iter().enumerate().take(exchange.seen) {
+            if !bound.calls_in(Hook::OnComplete, exchange.view(at).memo) {
+                continue;
+            }
+            let record = &exchange.recording.record;
+            let completion = types::Completion {
+                status: if exchange.end == End::ClientLeft { 0 } else { record.status.unwrap_or(0) },
+                grpc_status: record.grpc_status.and_then(|status| i32::try_from(status).ok()).unwrap_or(-1),
+                failure: failure_view(exchange.failure),
+                attempts: exchange.attempt,
+                duration: nanos(exchange.recording.started().elapsed()),
+                request_bytes: record.request_bytes,
+                response_bytes: record.response_bytes,
+            };
+            let done = bound.call(Hook::OnComplete, |hooks, store| hooks.on_complete(store, exchange.view(at), completion).map(Ok));
+            if let Err(error) = done {
+                drop(self.failed(exchange, error, bound));
+            }
+        }
+    }
+
+    /// What a verdict means: `Some` is a reply.
+    fn judge(
+        &self,
+        exchange: &mut Exchange,
+        bound: &BoundPolicy,
+        hook: Hook,
+        verdict: types::Verdict,
+        head: &mut impl Metadata,
+    ) -> Result<Option<types::Reply>, PolicyError> {
+        let amendment = match verdict {
+            types::Verdict::Proceed => return Ok(None),
+            types::Verdict::Reply(reply) => {
+                if !(200..=599).contains(&reply.status) {
+                    return Err(bound.broke(hook, format!("it replied with status {}, which is not one of 200 to 599", reply.status)));
+                }
+                let why = (!reply.message.is_empty()).then(|| reply.message.clone());
+                exchange.acted(bound.name(), hook.name(), format!("replied {}", reply.status), why);
+                return Ok(Some(reply));
+            }
+            types::Verdict::Amend(amendment) => amendment,
+        };
+        if amendment.edits.len() + amendment.attributes.len() > MAX_EDITS {
+            return Err(bound.broke(hook, format!("it amended more than {MAX_EDITS} fields and attributes")));
+        }
+        apply(&amendment.edits, head).map_err(|message| bound.broke(hook, message))?;
+        if let Some(timeout) = amendment.timeout {
+            exchange.shorten(Duration::from_nanos(timeout));
+        }
+        if let Some(timeout) = amendment.attempt_timeout.map(Duration::from_nanos) {
+            exchange.attempt_timeout = Some(exchange.attempt_timeout.map_or(timeout, |current| current.min(timeout)));
+        }
+        if let Some(service) = amendment.service {
+            if hook != Hook::OnRequest {
+                return Err(bound.broke(hook, "it chose another service, which only `on-request` can".into()));
+            }
+            let service = bound.policy.context.services.get(service);
+            exchange.service = service.ok_or_else(|| bound.broke(hook, "it chose a service that does not exist".into()))?;
+        }
+        exchange.acted(bound.name(), hook.name(), "amended", None);
+        exchange.recording.record.attributes.extend(amendment.attributes);
+        Ok(None)
+    }
+
+    /// A policy has failed: its `on-error` says what that means. The last word is in the record either way.
+    fn failed(&self, exchange: &mut Exchange, error: PolicyError, bound: &BoundPolicy) -> Result<(), Stop> {
+        exchange.acted(&error.policy, error.hook.name(), "failed", Some(error.message.clone()));
+        match bound.policy.on_error {
+            OnError::Skip => Ok(()),
+            OnError::Reject => Err(Stop::Failed(error.to_string())),
+        }
+    }
+}
+
+fn apply(edits: &[types::Edit], head: &mut impl Metadata) -> Result<(), String> {
+    if edits.len() > MAX_EDITS {
+        return Err(format!("it made more than {MAX_EDITS} edits"));
+    }
+    edits.iter().try_for_each(|edit| match edit {
+        types::Edit::Set((name, value)) => head.edit(name, Edit::Set(value)),
+        types::Edit::Append((name, value)) => head.edit(name, Edit::Append(value)),
+        types::Edit::Remove(name) => head.edit(name, Edit::Remove),
+    })
+}
+
+/// Calls a hook with the values of the fields that its policy declared.
+fn with_values<R>(exchange: &Exchange, fields: &[Field], head: &impl Metadata, call: impl FnOnce(&Exchange, &[Option<&[u8]>]) -> R) -> R {
+    if fields.is_empty() {
+        return call(exchange, &[]);
+    }
+    let attributes = &exchange.recording.record.attributes;
+    let values: Values<'_> = fields
+        .iter()
+        .map(|field| match field {
+            Field::Header(name) => head.header(name),
+            Field::Pseudo(pseudo) => head.pseudo(*pseudo),
+            Field::Attribute(name) => attributes.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value.as_bytes().into()),
+        })
+        .collect();
+    let borrowed: Borrowed<'_> = values.iter().map(Option::as_deref).collect();
+    call(exchange, &borrowed)
+}
+
+fn view_of(outcome: &Outcome) -> types::Outcome {
+    types::Outcome {
+        endpoint: outcome.endpoint,
+        status: outcome.status,
+        grpc_status: outcome.grpc_status.and_then(|status| i32::try_from(status).ok()).unwrap_or(-1),
+        failure: failure_view(outcome.failure),
+        latency: nanos(outcome.latency),
+        repeatable: outcome.repeatable,
+    }
+}
+
+fn failure_view(failure: Option<crate::outcome::FailureKind>) -> types::Failure {
+    use crate::outcome::FailureKind;
+    match failure {
+        None => types::Failure::None,
+        Some(FailureKind::Connect) => types::Failure::Connect,
+        Some(FailureKind::Reset) => types::Failure::Reset,
+        Some(FailureKind::Timeout) => types::Failure::Timeout,
+        Some(FailureKind::Protocol) => types::Failure::Protocol,
+        Some(FailureKind::Rejected) => types::Failure::Rejected,
+        Some(FailureKind::Cancelled) => types::Failure::Cancelled,
+        Some(FailureKind::Overload) => types::Failure::Overload,
+    }
+}

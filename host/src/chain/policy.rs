@@ -1,0 +1,200 @@
+//! A policy on one worker: its instance, and what becomes of it.
+
+use crate::plugin::{Policy, SETUP_CPU};
+use crate::plugin::bindings::{Hook, HookSet, Hooks, types};
+use crate::plugin::instance::{ConfigureError, HookError, Instance};
+use crate::service::Service;
+use crate::telemetry::metrics::handles::HookMetrics;
+use std::cell::RefCell;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use wasmtime::StoreContextMut;
+
+/// A policy as one worker runs it. One instance serves its exchanges one hook at a time: hooks are short and never wait.
+#[derive(Debug)]
+pub struct BoundPolicy {
+    pub policy: Arc<Policy>,
+    calls: HookSet,
+    slot: RefCell<Slot>,
+    metrics: Vec<(Hook, HookMetrics)>,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    instance: Option<Instance>,
+    /// The version of each service's endpoints that the instance was last given, by the service's number.
+    versions: Vec<u64>,
+}
+
+/// How a policy failed an exchange.
+#[derive(Debug, Clone)]
+pub struct PolicyError {
+    pub policy: Arc<str>,
+    pub hook: Hook,
+    pub message: String,
+}
+
+impl fmt::Display for PolicyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "policy {:?} failed in {}: {}", &*self.policy, self.hook.name(), self.message)
+    }
+}
+
+impl BoundPolicy {
+    pub fn new(policy: Arc<Policy>) -> Self {
+        let mut calls = HookSet::default();
+        if let Ok(plugin) = &policy.plugin {
+            for hook in Hook::ALL.into_iter().filter(|hook| plugin.hooks.has(*hook) && !occasion(*hook).is_some_and(|occasion| policy.needs.skips(occasion))) {
+                calls.insert(hook);
+            }
+        }
+        let metrics = &policy.context.telemetry.metrics;
+        let metrics = Hook::ALL.into_iter().filter(|hook| calls.has(*hook)).map(|hook| (hook, metrics.hook(&policy.name, hook.name()))).collect();
+        Self { policy, calls, slot: RefCell::default(), metrics }
+    }
+
+    pub fn name(&self) -> &Arc<str> {
+        &self.policy.name
+    }
+
+    /// Why the policy cannot work at all, if so.
+    pub fn unusable(&self) -> Result<(), &str> {
+        self.policy.plugin.as_ref().map(|_| ()).map_err(String::as_str)
+    }
+
+    pub fn calls(&self, hook: Hook) -> bool {
+        self.calls.has(hook)
+    }
+
+    /// Whether a hook after `on-request` is called in an exchange with this memo.
+    pub fn calls_in(&self, hook: Hook, memo: u64) -> bool {
+        self.calls.has(hook) && (memo != 0 || !self.policy.needs.skips(types::Occasions::WITHOUT_MEMO))
+    }
+
+    pub fn ignores_success(&self) -> bool {
+        self.policy.needs.skips(types::Occasions::ON_OUTCOME_OF_SUCCESS)
+    }
+
+    pub fn error(&self, hook: Hook, message: String) -> PolicyError {
+        if let Some((_, metrics)) = self.metrics.iter().find(|(of, _)| *of == hook) {
+            metrics.failed();
+        }
+        PolicyError { policy: self.policy.name.clone(), hook, message }
+    }
+
+    /// The policy's answer breaks the contract: as bad as a trap.
+    pub fn broke(&self, hook: Hook, message: String) -> PolicyError {
+        *self.slot.borrow_mut() = Slot::default();
+        self.count_trap(hook, &message);
+        self.error(hook, message)
+    }
+
+    /// Calls a hook, in a fresh instance where there is none. An instance that failed is not used again.
+    pub fn call<R>(
+        &self,
+        hook: Hook,
+        run: impl FnOnce(&Hooks, StoreContextMut<'_, crate::plugin::State>) -> wasmtime::Result<Result<R, String>>,
+    ) -> Result<R, PolicyError> {
+        let mut slot = self.slot.borrow_mut();
+        let result = match slot.ready(&self.policy) {
+            Ok(instance) => {
+                let started = Instant::now();
+                let cpu = if hook == Hook::OnEndpoints { SETUP_CPU } else { Duration::ZERO };
+                let result = instance.call(cpu, run);
+                if let Some((_, metrics)) = self.metrics.iter().find(|(of, _)| *of == hook) {
+                    metrics.called(started.elapsed());
+                }
+                result
+            }
+            Err(why) => Err(HookError::Broken(why)),
+        };
+        match result {
+            Ok(answer) => Ok(answer),
+            Err(HookError::Returned(message)) => Err(self.error(hook, message)),
+            Err(HookError::Broken(message)) => {
+                *slot = Slot::default();
+                self.count_trap(hook, &message);
+                Err(self.error(hook, message))
+            }
+        }
+    }
+
+    /// Tells the instance the endpoints of a service where it does not know the current ones.
+    pub fn push_endpoints(&self, service: &Service) -> Result<(), PolicyError> {
+        if !self.calls.has(Hook::OnEndpoints) {
+            return Ok(());
+        }
+        let (at, version) = (service.id as usize, service.version());
+        if self.slot.borrow().versions.get(at) == Some(&version) {
+            return Ok(());
+        }
+        let set = service.endpoints();
+        let now = crate::clock::now();
+        let list: Vec<types::Endpoint> = set
+            .iter()
+            .map(|endpoint| types::Endpoint {
+                id: endpoint.id,
+                address: endpoint.address.to_string(),
+                weight: endpoint.weight,
+                metadata: endpoint.metadata.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+                ejected: endpoint.is_ejected(now),
+            })
+            .collect();
+        self.call(Hook::OnEndpoints, |hooks, store| hooks.on_endpoints(store, service.id, &list))?;
+        let versions = &mut self.slot.borrow_mut().versions;
+        if versions.len() <= at {
+            versions.resize(at + 1, 0);
+        }
+        if let Some(known) = versions.get_mut(at) {
+            *known = set.version;
+        }
+        Ok(())
+    }
+
+    /// Makes the instance before the first exchange needs it.
+    pub fn warm(&self) {
+        if let Err(why) = self.slot.borrow_mut().ready(&self.policy).map(|_| ()) {
+            tracing::warn!(policy = &*self.policy.name, "cannot make an instance: {why}");
+        }
+    }
+
+    pub fn count_refusal(&self, service: &Service, refusal: &types::Refusal) {
+        if refusal.error == "breaker-open" {
+            self.policy.context.telemetry.metrics.breaker_rejection(&self.policy.name, &service.name);
+        }
+    }
+
+    fn count_trap(&self, hook: Hook, message: &str) {
+        let Ok(plugin) = &self.policy.plugin else { return };
+        self.policy.context.telemetry.metrics.traps(&plugin.name).inc();
+        plugin.count_trap(message);
+        tracing::warn!(policy = &*self.policy.name, plugin = &*plugin.name, generation = plugin.generation, hook = hook.name(), "instance thrown away: {message}");
+    }
+}
+
+impl Slot {
+    fn ready(&mut self, policy: &Policy) -> Result<&mut Instance, String> {
+        if self.instance.is_none() {
+            let plugin = policy.plugin.as_ref().map_err(Clone::clone)?;
+            let (instance, _) = Instance::new(policy, plugin).map_err(|error| match error {
+                ConfigureError::Broken(why) => why,
+                ConfigureError::Problems(problems) => problems.into_iter().map(|(pointer, message)| format!("{pointer} {message}")).collect::<Vec<_>>().join("; "),
+            })?;
+            self.instance = Some(instance);
+        }
+        self.instance.as_mut().ok_or_else(|| "there is no instance".to_owned())
+    }
+}
+
+/// The occasion that stands for a whole hook, where there is one.
+fn occasion(hook: Hook) -> Option<types::Occasions> {
+    match hook {
+        Hook::OnRequest => Some(types::Occasions::ON_REQUEST),
+        Hook::OnAttempt => Some(types::Occasions::ON_ATTEMPT),
+        Hook::OnOutcome => Some(types::Occasions::ON_OUTCOME),
+        Hook::OnResponse => Some(types::Occasions::ON_RESPONSE),
+        Hook::OnComplete => Some(types::Occasions::ON_COMPLETE),
+        Hook::Describe | Hook::Configure | Hook::OnEndpoints | Hook::Pick | Hook::OnBody | Hook::Tick => None,
+    }
+}

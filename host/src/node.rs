@@ -1,0 +1,73 @@
+//! The node: what all workers share, and the snapshot that new exchanges get.
+
+use crate::cells::CellStore;
+use crate::config::Config;
+use crate::names::Names;
+use crate::plugin::engine::PluginEngine;
+use crate::retry_budget::RetryBudget;
+use crate::service::Services;
+use crate::snapshot::Snapshot;
+use crate::telemetry::Telemetry;
+use arc_swap::ArcSwap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+/// What all workers share.
+#[derive(Debug)]
+pub struct Node {
+    pub engine: PluginEngine,
+    pub services: Arc<Services>,
+    /// Numbers of routes, by name.
+    pub route_names: Arc<Names>,
+    pub cells: CellStore,
+    pub telemetry: Arc<Telemetry>,
+    pub retry_budget: RetryBudget,
+    snapshot: ArcSwap<Snapshot>,
+    /// The snapshot's number, for a look without touching its reference count.
+    generation: AtomicU64,
+    next_policy: AtomicU64,
+    /// Exchanges in progress, on all workers.
+    pub active: AtomicUsize,
+    pub draining: AtomicBool,
+}
+
+impl Node {
+    pub fn new(engine: PluginEngine, telemetry: Arc<Telemetry>, config: &Config) -> Self {
+        Self {
+            engine,
+            services: Arc::default(),
+            route_names: Arc::default(),
+            cells: CellStore::default(),
+            retry_budget: RetryBudget::new(config.retry_budget.percent, config.retry_budget.min_per_second),
+            telemetry,
+            snapshot: ArcSwap::from_pointee(Snapshot::default()),
+            generation: AtomicU64::new(0),
+            next_policy: AtomicU64::new(1),
+            active: AtomicUsize::new(0),
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Lets exchanges that start from now have this snapshot. Those in progress end with the one they began with.
+    pub fn publish(&self, snapshot: Snapshot) -> Arc<Snapshot> {
+        let generation = snapshot.generation;
+        let snapshot = Arc::new(snapshot);
+        self.snapshot.store(snapshot.clone());
+        self.generation.store(generation, Ordering::Release);
+        self.telemetry.metrics.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
+        snapshot
+    }
+
+    /// A number that no policy had before.
+    pub fn next_policy_id(&self) -> u64 {
+        self.next_policy.fetch_add(1, Ordering::Relaxed)
+    }
+}

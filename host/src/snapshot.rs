@@ -1,0 +1,73 @@
+//! A snapshot: everything a configuration and its plugins come to, built whole and published at once.
+
+mod build;
+mod policies;
+
+use crate::config::Config;
+use crate::keys::Keys;
+use crate::plugin::{Plugins, Policy};
+use crate::route::Routes;
+use crate::service::Service;
+use crate::telemetry::metrics::handles::RouteMetrics;
+pub use build::{Built, build};
+use prometheus_client::metrics::gauge::Gauge;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One generation of the node's configuration.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    pub generation: u64,
+    pub config: Arc<Config>,
+    pub plugins: Plugins,
+    pub keys: Arc<Keys>,
+    pub policies: BTreeMap<String, Arc<Policy>>,
+    /// By number; number 0 is the chain without policies.
+    pub chains: Vec<Vec<Arc<Policy>>>,
+    routes: Routes,
+    entries: Vec<Arc<Route>>,
+    _live: Live,
+}
+
+/// Where a route leads.
+#[derive(Debug)]
+pub struct Route {
+    /// Stays the same for a route of that name.
+    pub id: u32,
+    /// Made of what it matches, as in `user-service/users`.
+    pub name: Arc<str>,
+    pub service: Arc<Service>,
+    /// Index into [`Snapshot::chains`].
+    pub chain: usize,
+    pub strip_prefix: Option<String>,
+    pub timeout: Option<Duration>,
+    pub attempt_timeout: Option<Duration>,
+    pub metrics: Arc<RouteMetrics>,
+}
+
+/// Counts the snapshots in memory.
+#[derive(Debug, Default)]
+struct Live(Option<Gauge>);
+
+impl Live {
+    fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(Some(gauge.clone()))
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        if let Some(gauge) = &self.0 {
+            gauge.dec();
+        }
+    }
+}
+
+impl Snapshot {
+    /// The route that a request takes. The host without its port, the path without its query.
+    pub fn route(&self, listener: &str, host: &str, path: &str, method: &http::Method, headers: &http::HeaderMap) -> Option<&Arc<Route>> {
+        self.entries.get(self.routes.find(listener, host, path, method, headers)?)
+    }
+}

@@ -1,0 +1,131 @@
+//! A worker: one thread with a runtime of its own, its connections, its upstream pools and its instances of policies.
+//!
+//! Nothing on the data path is shared between workers but atomics and the snapshot, so that nothing there waits for
+//! another thread.
+
+use crate::call::body::RequestBody;
+use crate::chain::{BoundPolicy, Chain};
+use crate::node::Node;
+use crate::service::client::Clients;
+use crate::snapshot::Snapshot;
+use crate::telemetry::WorkerTelemetry;
+use crate::telemetry::metrics::handles::EndpointMetrics;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+pub struct Worker {
+    pub node: Arc<Node>,
+    pub telemetry: Arc<WorkerTelemetry>,
+    pub clients: Clients<RequestBody>,
+    current: RefCell<Rc<Current>>,
+    next_exchange: Cell<u64>,
+    /// Open connections of callers.
+    pub connections: Cell<usize>,
+    endpoint_metrics: RefCell<HashMap<(Arc<str>, Arc<str>), Arc<EndpointMetrics>>>,
+}
+
+/// The place of an exchange among all that are in progress on the node.
+pub struct Place(Arc<Node>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A snapshot as this worker runs it.
+#[derive(Default)]
+pub struct Current {
+    pub snapshot: Arc<Snapshot>,
+    /// By the numbers of the snapshot's chains.
+    chains: Vec<Rc<Chain>>,
+    policies: HashMap<u64, Rc<BoundPolicy>>,
+}
+
+impl Current {
+    pub fn chain(&self, number: usize) -> Rc<Chain> {
+        self.chains.get(number).cloned().unwrap_or_default()
+    }
+}
+
+impl Worker {
+    /// `number` is different for each worker and below 256.
+    pub fn new(node: Arc<Node>, number: u64) -> Self {
+        let telemetry = node.telemetry.worker();
+        let clients = {
+            let metrics = node.telemetry.metrics.clone();
+            Clients::new(move |service| metrics.service(service))
+        };
+        let worker = Self { node, telemetry, clients, current: RefCell::default(), next_exchange: Cell::new(number << 56), connections: Cell::new(0), endpoint_metrics: RefCell::default() };
+        worker.current();
+        worker
+    }
+
+    /// The current snapshot. The first exchange after a change binds it, which takes as long as making the new instances.
+    pub fn current(&self) -> Rc<Current> {
+        let current = self.current.borrow();
+        if current.snapshot.generation == self.node.generation() {
+            return current.clone();
+        }
+        let next = Rc::new(self.bind(&current));
+        drop(current);
+        self.current.replace(next.clone());
+        next
+    }
+
+    fn bind(&self, before: &Current) -> Current {
+        let snapshot = self.node.snapshot();
+        let mut policies = HashMap::new();
+        for policy in snapshot.policies.values() {
+            let bound = before.policies.get(&policy.id).cloned().unwrap_or_else(|| {
+                let bound = BoundPolicy::new(policy.clone());
+                if policy.plugin.is_ok() {
+                    bound.warm();
+                }
+                Rc::new(bound)
+            });
+            policies.insert(policy.id, bound);
+        }
+        let chain = |chain: &Vec<Arc<crate::plugin::Policy>>| Rc::new(Chain::new(chain.iter().filter_map(|policy| policies.get(&policy.id).cloned()).collect()));
+        Current { chains: snapshot.chains.iter().map(chain).collect(), policies, snapshot }
+    }
+
+    pub fn next_exchange_id(&self) -> u64 {
+        let id = self.next_exchange.get() + 1;
+        self.next_exchange.set(id);
+        id
+    }
+
+    /// A place for one more exchange, if there is one.
+    pub fn enter(&self) -> Option<Place> {
+        let max = self.current.borrow().snapshot.config.limits.max_pending;
+        let place = Place(self.node.clone());
+        (self.node.active.fetch_add(1, Ordering::Relaxed) < max).then_some(place)
+    }
+
+    /// Whether callers are still connected. While the node drains, a connection stays only for what it has begun.
+    pub fn is_busy(&self) -> bool {
+        self.connections.get() > 0
+    }
+
+    pub fn endpoint_metrics(&self, service: &Arc<str>, address: &Arc<str>) -> Arc<EndpointMetrics> {
+        let mut known = self.endpoint_metrics.borrow_mut();
+        if let Some(metrics) = known.get(&(service.clone(), address.clone())) {
+            return metrics.clone();
+        }
+        let metrics = self.node.telemetry.metrics.endpoint(service, address);
+        known.insert((service.clone(), address.clone()), metrics.clone());
+        metrics
+    }
+
+    /// Housekeeping, every 100 ms: an idle worker takes up a new snapshot too, so that old instances are freed.
+    pub fn tick(&self, now: Instant) {
+        self.current();
+        self.telemetry.log.flush_if_old(now);
+        self.clients.close_idle(now);
+    }
+}

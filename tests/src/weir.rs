@@ -1,0 +1,227 @@
+//! A node in this process, on free ports, with the reference plugins.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::client;
+use tempfile::TempDir;
+use weir::app::{self, Running};
+use weir::telemetry::metrics::Metrics;
+
+/// A running node and what it has written. Stops when it is dropped.
+pub struct Weir {
+    running: Option<Running>,
+    directory: TempDir,
+    records: Records,
+}
+
+/// The node's output: one record a line.
+#[derive(Clone, Default)]
+struct Records(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Records {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A configuration in the making, with a listener `in`, an admin listener and a plugin directory of its own.
+#[derive(Clone, Default)]
+pub struct Setup {
+    text: String,
+    /// Names of plugins to copy, and under which names.
+    plugins: Vec<(PathBuf, String)>,
+    listener: String,
+    workers: usize,
+}
+
+impl Setup {
+    pub fn new() -> Self {
+        Self { workers: 2, ..Self::default() }
+    }
+
+    /// More TOML.
+    pub fn toml(mut self, text: &str) -> Self {
+        self.text.push_str(text);
+        self.text.push('\n');
+        self
+    }
+
+    /// Keys of the listener, as in `identity = "a"`.
+    pub fn listener(mut self, keys: &str) -> Self {
+        self.listener.push_str(keys);
+        self.listener.push('\n');
+        self
+    }
+
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = workers;
+        self
+    }
+
+    /// An HTTP/1.1 service with these endpoints, and a route to it by its name as the host.
+    pub fn service(self, name: &str, endpoints: &[SocketAddr]) -> Self {
+        self.service_with(name, endpoints, "http1", "")
+    }
+
+    /// The same with a protocol and more keys of the route, as in `chain = "c"`.
+    pub fn service_with(mut self, name: &str, endpoints: &[SocketAddr], protocol: &str, route: &str) -> Self {
+        let endpoints: Vec<String> = endpoints.iter().map(|address| format!("{{ address = \"{address}\" }}")).collect();
+        let _ = write!(
+            self.text,
+            "[[service]]\nname = \"{name}\"\nprotocol = \"{protocol}\"\nendpoints = [{}]\n[[route]]\nmatch = {{ host = \"{name}\" }}\nservice = \"{name}\"\n{route}\n",
+            endpoints.join(", ")
+        );
+        self
+    }
+
+    /// A policy of a reference plugin; `config` is an inline table.
+    pub fn policy(mut self, name: &str, plugin: &str, config: &str) -> Self {
+        let _ = write!(self.text, "[policy.{name}]\nplugin = \"{plugin}\"\nconfig = {config}\n");
+        self.with_plugin(plugin)
+    }
+
+    pub fn with_plugin(self, plugin: &str) -> Self {
+        let file = plugins_directory().join(plugin).with_extension("wasm");
+        self.with_plugin_file(&file, plugin)
+    }
+
+    pub fn with_plugin_file(mut self, file: &Path, name: &str) -> Self {
+        if !self.plugins.iter().any(|(_, known)| known == name) {
+            self.plugins.push((file.to_owned(), name.to_owned()));
+        }
+        self
+    }
+
+    /// Writes the configuration and the plugins. `directory` holds `config.toml` and `plugins/`.
+    pub fn write(&self, directory: &Path) -> io::Result<PathBuf> {
+        let plugins = directory.join("plugins");
+        std::fs::create_dir_all(&plugins)?;
+        for (file, name) in &self.plugins {
+            std::fs::copy(file, plugins.join(name).with_extension("wasm"))
+                .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}; `cargo xtask test` builds the plugins", file.display())))?;
+        }
+        let config = directory.join("config.toml");
+        let text = format!(
+            "[admin]\nlisten = \"127.0.0.1:0\"\n[plugins]\ndirectory = {plugins:?}\n[node]\nworkers = {}\ndrain-timeout = \"2s\"\n[[listener]]\nname = \"in\"\nlisten = \"127.0.0.1:0\"\n{}{}",
+            self.workers, self.listener, self.text
+        );
+        std::fs::write(&config, text)?;
+        Ok(config)
+    }
+
+    /// Starts the node.
+    ///
+    /// # Panics
+    /// It does not start: the problems are the message.
+    pub fn start(&self) -> Weir {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let config = self.write(directory.path()).expect("the configuration is written");
+        let records = Records::default();
+        let running = app::start(&config, Metrics::new(), records.clone()).unwrap_or_else(|problems| panic!("{problems}"));
+        Weir { running: Some(running), directory, records }
+    }
+}
+
+impl Weir {
+    fn running(&self) -> &Running {
+        self.running.as_ref().expect("it runs until it is dropped")
+    }
+
+    /// The address of the listener `in`.
+    pub fn address(&self) -> SocketAddr {
+        self.running().listener("in").expect("there is a listener `in`")
+    }
+
+    pub fn admin(&self) -> SocketAddr {
+        self.running().admin
+    }
+
+    /// Where the node looks for plugins.
+    pub fn plugins(&self) -> PathBuf {
+        self.directory.path().join("plugins")
+    }
+
+    pub fn config_file(&self) -> PathBuf {
+        self.directory.path().join("config.toml")
+    }
+
+    pub fn generation(&self) -> u64 {
+        self.running().node.generation()
+    }
+
+    /// Puts a plugin in place as an operator should: written beside it, then renamed.
+    pub fn drop_plugin(&self, file: &Path, name: &str) {
+        let (beside, place) = (self.plugins().join(format!(".{name}.new")), self.plugins().join(name).with_extension("wasm"));
+        std::fs::copy(file, &beside).expect("the plugin is copied");
+        std::fs::rename(&beside, &place).expect("the plugin is renamed");
+    }
+
+    /// An admin page as JSON.
+    pub async fn page(&self, path: &str) -> serde_json::Value {
+        serde_json::from_slice(&self.admin_page(path).await).expect("the page is JSON")
+    }
+
+    async fn admin_page(&self, path: &str) -> bytes::Bytes {
+        client::fetch(self.admin(), "admin", path).await.expect("the admin listener answers").body
+    }
+
+    /// The value of a metric by its exact name and labels, as in `weir_retries_total{kind="call",route="a/"}`.
+    pub async fn metric(&self, series: &str) -> Option<f64> {
+        let text = String::from_utf8(self.admin_page("/metrics").await.to_vec()).expect("the metrics are text");
+        text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
+    }
+
+    /// The records so far that satisfy a condition, waited for until there are `count`, for at most 5 s.
+    pub async fn records(&self, count: usize, wanted: impl Fn(&serde_json::Value) -> bool) -> Vec<serde_json::Value> {
+        let until = Instant::now() + Duration::from_secs(5);
+        loop {
+            let bytes = self.records.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let lines = bytes.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
+            let found: Vec<serde_json::Value> = lines.map(|line| serde_json::from_slice(line).expect("a record is JSON")).filter(&wanted).collect();
+            if found.len() >= count || Instant::now() > until {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Waits until a condition holds, for at most 10 s.
+    pub async fn until(&self, what: &str, condition: impl AsyncFn() -> bool) {
+        let until = Instant::now() + Duration::from_secs(10);
+        while !condition().await {
+            assert!(Instant::now() < until, "waited for 10 s: {what}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Lets exchanges end, and stops.
+    pub fn stop(mut self) {
+        if let Some(running) = self.running.take() {
+            running.stop();
+        }
+    }
+}
+
+/// Where `cargo xtask test` has put the reference plugins.
+pub fn plugins_directory() -> PathBuf {
+    directory("WEIR_PLUGINS_DIR", "plugins")
+}
+
+/// Where `cargo xtask test` has put the guests that misbehave.
+pub fn guests_directory() -> PathBuf {
+    directory("WEIR_GUESTS_DIR", "guests")
+}
+
+fn directory(variable: &str, name: &str) -> PathBuf {
+    std::env::var_os(variable).map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target").join(name), PathBuf::from)
+}

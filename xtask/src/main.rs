@@ -1,0 +1,76 @@
+//! What one does with this repository, as `cargo xtask <command>`: build, test, show.
+
+mod cargo;
+mod ci;
+mod demo;
+mod test;
+mod wasm;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use cargo::Workspace;
+
+/// Builds, tests and demonstrates Weir
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Options {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build the reference plugins (target/plugins) and the release binary (target/release/weir)
+    Build,
+    /// Build the reference plugins only; a running weir takes them over
+    Plugins,
+    /// Run every test that CI runs; what follows `--` goes to `cargo test`
+    Test {
+        /// For instance a part of a test's name, or `-p weir-sdk`, or `name -- --nocapture`
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+    /// Run the proxy with all reference policies, three flaky services and some traffic
+    Demo {
+        /// End by itself after this long ("20s", "2m"); without it, Ctrl-C ends it
+        #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
+        duration: Option<Duration>,
+    },
+    /// Check the formatting, run clippy, then all tests
+    Ci,
+}
+
+fn main() -> ExitCode {
+    match run(Options::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    let workspace = Workspace::load()?;
+    match command {
+        Command::Build => build(&workspace),
+        Command::Plugins => wasm::build_plugins(&workspace),
+        Command::Test { arguments } => test::run(&workspace, &arguments),
+        Command::Demo { duration } => demo::run(&workspace, duration),
+        Command::Ci => ci::run(&workspace),
+    }
+}
+
+fn build(workspace: &Workspace) -> Result<()> {
+    wasm::build_plugins(workspace)?;
+    workspace.cargo(&["build", "--release", "--package", "weir-host"])?;
+    println!(
+        "built {}",
+        workspace.shown(&workspace.target.join("release/weir"))
+    );
+    Ok(())
+}
