@@ -223,14 +223,9 @@ fn work(node: Arc<Node>, config: &Config, sockets: Vec<TcpListener>, number: u64
             });
             tokio::task::spawn_local(listener::accept(worker.clone(), listener, socket, drain.clone()));
         }
-        let tick = async {
-            loop {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                worker.tick(Instant::now());
-            }
-        };
         tokio::select! {
-            () = tick => {}
+            () = housekeeping_of(&worker) => {}
+            () = ticks_of(&worker) => {}
             _ = drain.wait_for(|drain| *drain) => {}
         }
         let until = Instant::now() + config.node.drain_timeout;
@@ -242,6 +237,22 @@ fn work(node: Arc<Node>, config: &Config, sockets: Vec<TcpListener>, number: u64
     });
     // What is left is dropped with the set: its exchanges leave their records.
     drop(local);
+}
+
+async fn housekeeping_of(worker: &Worker) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        worker.tick(Instant::now());
+    }
+}
+
+async fn ticks_of(worker: &Worker) {
+    loop {
+        // Nobody waits for a tick where no policy has one.
+        let pause = if worker.has_ticking_policies() { 10 } else { 1000 };
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        worker.tick_policies(Instant::now());
+    }
 }
 
 /// What the control thread does now and then.

@@ -10,6 +10,7 @@ mod own;
 pub mod request;
 mod send;
 mod tunnel;
+mod whole;
 
 use crate::chain::{Attempt, Chain};
 use crate::clock;
@@ -25,7 +26,7 @@ use crate::snapshot::{Route, Snapshot};
 use crate::telemetry::record::{AttemptRecord, End, Kind};
 use crate::telemetry::recording::Recording;
 use crate::worker::Worker;
-use body::{Relay, ResponseBody, Upload};
+use body::{Read, Relay, ResponseBody, Upload};
 use bytes::Bytes;
 use head::{AnswerHead, AnswerView, RequestHead};
 use http::request::Parts;
@@ -44,7 +45,7 @@ use tunnel::Upgrade;
 /// What is answered, and by whom.
 enum Answer {
     /// The endpoint, which is busy with the exchange until the body ends.
-    Relayed(Response<UpstreamBody>, Option<InFlight>),
+    Relayed(Response<Read>, Option<InFlight>),
     /// The proxy or a policy.
     Own(Response<Bytes>),
 }
@@ -83,16 +84,19 @@ pub async fn call(worker: Rc<Worker>, connection: Rc<Connection>, request: Reque
     let upgrade = Upgrade::of(&mut parts);
     let upload = Upload::new(incoming, chain.judges_outcomes().then_some(limits.max_body_buffer));
     let walk = Walk { worker: &worker, connection: &connection, caller: &caller, target: &target, route: &route, upload: &upload, chain: &chain };
-    let answered = match walk.prepare(&mut exchange, &mut parts) {
-        Ok(()) => walk.attempts(&mut exchange, &parts, limits.max_attempts).await,
-        Err(refusal) => Err(refusal),
-    };
+    let answered = walk.answer(&mut exchange, &mut parts, limits.max_attempts).await;
     let answer = answered.unwrap_or_else(|refusal| Answer::Own(own::respond(&caller, &mut exchange, &refusal)));
     walk.respond(exchange, answer, upgrade)
 }
 
 /// Where a request wants to go, and the route that takes it there.
 fn accept(connection: &Connection, snapshot: &Snapshot, parts: &Parts) -> Result<(Target, Arc<Route>), ProxyError> {
+    let (fields, max_fields) = (parts.headers.len(), snapshot.config.limits.max_headers);
+    // On HTTP/2 nothing before this counts them.
+    if fields > max_fields {
+        let message = format!("{fields} header fields are more than the {max_fields} of [limits] max-headers");
+        return Err(ProxyError::new(ErrorKind::HeadersTooLarge, message));
+    }
     let target = Target::of(parts)?;
     let listener = &connection.listener;
     if parts.method == http::Method::CONNECT && !listener.connect {
@@ -109,6 +113,14 @@ fn accept(connection: &Connection, snapshot: &Snapshot, parts: &Parts) -> Result
 }
 
 impl Walk<'_> {
+    async fn answer(&self, exchange: &mut Exchange, parts: &mut Parts, max_attempts: u32) -> Result<Answer, Refusal> {
+        self.prepare(exchange, parts)?;
+        self.request_body(exchange, parts).await?;
+        let mut answer = self.attempts(exchange, parts, max_attempts).await?;
+        self.response_body(exchange, &mut answer).await?;
+        Ok(answer)
+    }
+
     /// Fixes the deadline, and lets the chain see the request.
     fn prepare(&self, exchange: &mut Exchange, parts: &mut Parts) -> Result<(), Refusal> {
         for timeout in [self.route.timeout, request::grpc_timeout(&parts.headers)?, request::weir_timeout(&parts.headers)?].into_iter().flatten() {
@@ -176,7 +188,7 @@ impl Walk<'_> {
                 continue;
             }
             return match sent {
-                Ok(response) => Ok(Answer::Relayed(response, in_flight)),
+                Ok(response) => Ok(Answer::Relayed(response.map(Read::from), in_flight)),
                 Err(error) => {
                     exchange.failure = Some(error.failure);
                     Err(ProxyError::from(error).into())

@@ -8,7 +8,9 @@ use crate::exchange::Exchange;
 use crate::outcome::{Decision, Outcome};
 use crate::plugin::bindings::{Hook, types};
 use crate::plugin::fields::{Field, Pseudo};
+use crate::response::Reply;
 use crate::telemetry::record::End;
+use bytes::Bytes;
 use http::HeaderName;
 pub use policy::BoundPolicy;
 use policy::PolicyError;
@@ -41,7 +43,7 @@ pub enum Edit<'a> {
 #[derive(Debug)]
 pub enum Stop {
     /// A policy answers itself.
-    Reply(types::Reply),
+    Reply(Reply),
     /// A policy that guards has failed.
     Failed(String),
 }
@@ -78,6 +80,46 @@ impl Chain {
     /// Whether some policy may ask for another attempt, which is what a body is kept for.
     pub fn judges_outcomes(&self) -> bool {
         self.policies.iter().any(|bound| bound.calls(Hook::OnOutcome))
+    }
+
+    /// The largest body, in bytes, that some policy wants to see whole.
+    pub fn body_limit(&self) -> Option<usize> {
+        self.policies.iter().filter_map(|bound| bound.body_limit()).max()
+    }
+
+    /// In order for a request's body, in reverse for an answer's. Each policy sees what the one before has made of it, as
+    /// long as that is within its limit. `Some` is the body to use instead.
+    pub fn on_body(&self, exchange: &mut Exchange, of: types::BodyOf, body: &[u8]) -> Result<Option<Bytes>, Stop> {
+        let mut replaced: Option<Bytes> = None;
+        let mut order: SmallVec<[usize; 8]> = (0..exchange.seen).collect();
+        if of == types::BodyOf::Response {
+            order.reverse();
+        }
+        for at in order {
+            let current = replaced.as_deref().unwrap_or(body);
+            let Some(bound) = self.policies.get(at).filter(|bound| bound.body_limit().is_some_and(|limit| current.len() <= limit)) else { continue };
+            if !bound.calls_in(Hook::OnBody, exchange.view(at).memo) {
+                continue;
+            }
+            match bound.call(Hook::OnBody, |hooks, store| hooks.on_body(store, exchange.view(at), of, current)) {
+                Ok(types::BodyVerdict::Proceed) => {}
+                Ok(types::BodyVerdict::Replace(body)) => {
+                    exchange.acted(bound.name(), Hook::OnBody.name(), "replaced the body", None);
+                    replaced = Some(body.into());
+                }
+                Ok(types::BodyVerdict::Reply(reply)) => {
+                    let reply = Reply::from(reply);
+                    if let Err(message) = reply.check() {
+                        self.failed(exchange, bound.broke(Hook::OnBody, message), bound)?;
+                        continue;
+                    }
+                    exchange.acted(bound.name(), Hook::OnBody.name(), format!("replied {}", reply.status), None);
+                    return Err(Stop::Reply(reply));
+                }
+                Err(error) => self.failed(exchange, error, bound)?,
+            }
+        }
+        Ok(replaced)
     }
 
     /// In order. The edits of each policy are seen by those after it.
@@ -249,13 +291,12 @@ impl Chain {
         hook: Hook,
         verdict: types::Verdict,
         head: &mut impl Metadata,
-    ) -> Result<Option<types::Reply>, PolicyError> {
+    ) -> Result<Option<Reply>, PolicyError> {
         let amendment = match verdict {
             types::Verdict::Proceed => return Ok(None),
             types::Verdict::Reply(reply) => {
-                if !(200..=599).contains(&reply.status) {
-                    return Err(bound.broke(hook, format!("it replied with status {}, which is not one of 200 to 599", reply.status)));
-                }
+                let reply = Reply::from(reply);
+                reply.check().map_err(|message| bound.broke(hook, message))?;
                 let why = (!reply.message.is_empty()).then(|| reply.message.clone());
                 exchange.acted(bound.name(), hook.name(), format!("replied {}", reply.status), why);
                 return Ok(Some(reply));
@@ -345,5 +386,12 @@ fn failure_view(failure: Option<crate::outcome::FailureKind>) -> types::Failure 
         Some(FailureKind::Rejected) => types::Failure::Rejected,
         Some(FailureKind::Cancelled) => types::Failure::Cancelled,
         Some(FailureKind::Overload) => types::Failure::Overload,
+    }
+}
+
+impl From<types::Reply> for Reply {
+    fn from(reply: types::Reply) -> Self {
+        let types::Reply { status, error, message, headers, body, grpc_status } = reply;
+        Self { status, error, message, headers, body: body.map(Into::into), grpc_status }
     }
 }

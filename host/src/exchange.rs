@@ -40,6 +40,9 @@ pub struct Exchange {
     _place: Place,
 }
 
+/// The least latency that a failure is taken for in an endpoint's load.
+const FAILURE_COUNTS_AS: Duration = Duration::from_secs(1);
+
 /// An attempt without an outcome yet.
 struct OpenAttempt {
     started: Instant,
@@ -119,7 +122,13 @@ impl Exchange {
     pub fn end_attempt(&mut self, failure: Option<FailureKind>) -> (Duration, Option<InFlight>) {
         let Some(OpenAttempt { started, in_flight }) = self.open.take() else { return (Duration::ZERO, None) };
         let latency = started.elapsed();
-        if failure.is_none_or(FailureKind::is_endpoints) {
+        // One that fails fast must not look like one that answers fast.
+        let counted = match failure {
+            None => Some(latency),
+            Some(failure) if failure.is_endpoints() => Some(latency.max(FAILURE_COUNTS_AS)),
+            Some(_) => None,
+        };
+        if let Some(latency) = counted {
             in_flight.endpoint().load.observe(clock::nanos(latency), clock::now());
         }
         (latency, Some(in_flight))

@@ -39,6 +39,8 @@ pub enum ErrorKind {
     NoRoute,
     /// A body, or what was made of it, is over its limit.
     TooLarge,
+    /// More header fields than the node takes.
+    HeadersTooLarge,
     /// The caller has used up what it may.
     Limited,
     /// No connection to the endpoint came about.
@@ -62,13 +64,14 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 17] = [
         Self::BadRequest,
         Self::ConnectRefused,
         Self::Token,
         Self::Forbidden,
         Self::NoRoute,
         Self::TooLarge,
+        Self::HeadersTooLarge,
         Self::Limited,
         Self::Connect,
         Self::Reset,
@@ -90,6 +93,7 @@ impl ErrorKind {
             Self::Forbidden => ("forbidden", StatusCode::FORBIDDEN),
             Self::NoRoute => ("no-route", StatusCode::NOT_FOUND),
             Self::TooLarge => ("too-large", StatusCode::PAYLOAD_TOO_LARGE),
+            Self::HeadersTooLarge => ("headers-too-large", StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
             Self::Limited => ("limited", StatusCode::TOO_MANY_REQUESTS),
             Self::Connect => ("connect", StatusCode::BAD_GATEWAY),
             Self::Reset => ("reset", StatusCode::BAD_GATEWAY),

@@ -22,12 +22,14 @@ pub struct ServiceOptions {
     pub idle_timeout: Duration,
     /// Connections to one endpoint, of each worker.
     pub max_connections: usize,
+    /// Requests that may wait for a connection to one endpoint, of each worker.
+    pub max_pending: usize,
 }
 
 impl ServiceOptions {
     pub fn of(service: &config::Service) -> Self {
-        let config::Service { protocol, connect_timeout, idle_timeout, max_connections, .. } = service;
-        Self { protocol: *protocol, connect_timeout: *connect_timeout, idle_timeout: *idle_timeout, max_connections: *max_connections }
+        let config::Service { protocol, connect_timeout, idle_timeout, max_connections, max_pending, .. } = service;
+        Self { protocol: *protocol, connect_timeout: *connect_timeout, idle_timeout: *idle_timeout, max_connections: *max_connections, max_pending: *max_pending }
     }
 }
 

@@ -6,6 +6,7 @@
 use crate::call::body::RequestBody;
 use crate::chain::{BoundPolicy, Chain};
 use crate::node::Node;
+use crate::plugin::bindings::Hook;
 use crate::service::client::Clients;
 use crate::snapshot::Snapshot;
 use crate::telemetry::WorkerTelemetry;
@@ -90,6 +91,13 @@ impl Worker {
             });
             policies.insert(policy.id, bound);
         }
+        // Connections to endpoints that left are closed once they are idle.
+        let services = self.node.services.all();
+        self.clients.retire(|service, address| {
+            let service = services.iter().find(|known| &*known.name == service);
+            service.is_some_and(|service| service.endpoints().iter().any(|endpoint| &*endpoint.address == address))
+        });
+        self.endpoint_metrics.borrow_mut().clear();
         let chain = |chain: &Vec<Arc<crate::plugin::Policy>>| Rc::new(Chain::new(chain.iter().filter_map(|policy| policies.get(&policy.id).cloned()).collect()));
         Current { chains: snapshot.chains.iter().map(chain).collect(), policies, snapshot }
     }
@@ -120,6 +128,16 @@ impl Worker {
         let metrics = self.node.telemetry.metrics.endpoint(service, address);
         known.insert((service.clone(), address.clone()), metrics.clone());
         metrics
+    }
+
+    /// Housekeeping, every 10 ms for policies that tick.
+    pub fn tick_policies(&self, now: Instant) {
+        self.current().policies.values().for_each(|policy| policy.tick(now));
+    }
+
+    /// Whether some policy wants to be called on a schedule.
+    pub fn has_ticking_policies(&self) -> bool {
+        self.current().policies.values().any(|policy| policy.calls(Hook::Tick))
     }
 
     /// Housekeeping, every 100 ms: an idle worker takes up a new snapshot too, so that old instances are freed.

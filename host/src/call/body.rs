@@ -12,6 +12,8 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -60,9 +62,53 @@ impl Upload {
         source.room.is_some() || source.bytes == 0
     }
 
+    pub fn is_empty(&self) -> bool {
+        let source = self.0.borrow();
+        source.ended && source.kept.is_empty()
+    }
+
     /// Bytes read from the caller.
     pub fn bytes(&self) -> u64 {
         self.0.borrow().bytes
+    }
+
+    /// Reads the body to its end, if that comes within `limit` bytes. What was read is there for the attempts either way.
+    pub async fn whole(&self, limit: usize) -> Result<Option<Bytes>, BodyError> {
+        let mut length = 0;
+        loop {
+            if self.0.borrow().ended {
+                let mut source = self.0.borrow_mut();
+                source.room = source.room.or(Some(0));
+                return Ok(Some(source.kept.concat().into()));
+            }
+            if length > limit || self.0.borrow().size.lower() > limit as u64 {
+                return Ok(None);
+            }
+            let frame = poll_fn(|context| Pin::new(&mut self.0.borrow_mut().incoming).poll_frame(context)).await;
+            let mut source = self.0.borrow_mut();
+            match frame.transpose()? {
+                None => source.ended = true,
+                Some(frame) => {
+                    if let Some(chunk) = frame.data_ref() {
+                        length += chunk.len();
+                        source.bytes += chunk.len() as u64;
+                        source.room = source.room.and_then(|room| room.checked_sub(chunk.len()));
+                        source.kept.push(chunk.clone());
+                    } else if let Some(trailers) = frame.trailers_ref() {
+                        source.trailers = Some(trailers.clone());
+                        source.ended = true;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends these bytes instead.
+    pub fn replace(&self, body: Bytes) {
+        let mut source = self.0.borrow_mut();
+        source.size = SizeHint::with_exact(body.len() as u64);
+        source.kept = vec![body];
+        (source.ended, source.room) = (true, Some(0));
     }
 
     /// The body for the next attempt, from its beginning.
@@ -145,9 +191,55 @@ pub enum ResponseBody {
     Empty,
 }
 
+/// An answer's body, as far as it was read.
+pub struct Read {
+    first: VecDeque<Frame<Bytes>>,
+    rest: Option<UpstreamBody>,
+}
+
+impl From<UpstreamBody> for Read {
+    fn from(body: UpstreamBody) -> Self {
+        Self { first: VecDeque::new(), rest: Some(body) }
+    }
+}
+
+impl Read {
+    /// Reads on to the end, if that comes within `limit` bytes.
+    pub async fn whole(&mut self, limit: usize) -> Result<Option<Bytes>, BodyError> {
+        let mut length = 0;
+        while let Some(rest) = &mut self.rest {
+            if length > limit || rest.size_hint().lower() > limit as u64 {
+                return Ok(None);
+            }
+            match poll_fn(|context| Pin::new(&mut *rest).poll_frame(context)).await.transpose()? {
+                None => self.rest = None,
+                Some(frame) => {
+                    length += frame.data_ref().map_or(0, Bytes::len);
+                    self.first.push_back(frame);
+                }
+            }
+        }
+        let chunks: Vec<&[u8]> = self.first.iter().filter_map(Frame::data_ref).map(|chunk| &chunk[..]).collect();
+        Ok(Some(chunks.concat().into()))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.first.is_empty() && self.rest.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    /// Passes these bytes on instead. Trailers stay.
+    pub fn replace(&mut self, body: Bytes) {
+        self.first.retain(Frame::is_trailers);
+        self.first.push_front(Frame::data(body));
+    }
+}
+
 /// An answer's body on its way from the endpoint to the caller.
 pub struct Relay {
-    pub body: UpstreamBody,
+    /// What comes before the rest: already read, or put in its place.
+    first: VecDeque<Frame<Bytes>>,
+    /// Absent where nothing of the endpoint's is left to pass on.
+    rest: Option<UpstreamBody>,
     pub exchange: Exchange,
     /// The endpoint is busy with the exchange until here.
     pub in_flight: Option<InFlight>,
@@ -158,8 +250,25 @@ pub struct Relay {
 }
 
 impl Relay {
-    pub fn new(body: UpstreamBody, exchange: Exchange, in_flight: Option<InFlight>, upload: Upload, grpc: bool) -> Self {
-        Self { body, exchange, in_flight, upload, grpc, timer: None, ended: false }
+    pub fn new(body: Read, exchange: Exchange, in_flight: Option<InFlight>, upload: Upload, grpc: bool) -> Self {
+        let Read { first, rest } = body;
+        Self { first, rest, exchange, in_flight, upload, grpc, timer: None, ended: false }
+    }
+
+    /// Whether there is nothing more to pass on.
+    fn is_over(&self) -> bool {
+        self.ended || (self.first.is_empty() && self.rest.as_ref().is_none_or(Body::is_end_stream))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let first: u64 = self.first.iter().filter_map(Frame::data_ref).map(|chunk| chunk.len() as u64).sum();
+        let rest = self.rest.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint);
+        let mut hint = SizeHint::new();
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(first + upper);
+        }
+        hint.set_lower(first + rest.lower());
+        hint
     }
 
     fn end(&mut self, end: End) {
@@ -186,7 +295,12 @@ impl Relay {
         if self.ended {
             return Poll::Ready(None);
         }
-        match Pin::new(&mut self.body).poll_frame(context) {
+        let next = match (self.first.pop_front(), &mut self.rest) {
+            (Some(frame), _) => Poll::Ready(Some(Ok(frame))),
+            (None, Some(rest)) => Pin::new(rest).poll_frame(context),
+            (None, None) => Poll::Ready(None),
+        };
+        match next {
             Poll::Ready(None) => {
                 self.end(End::Ok);
                 Poll::Ready(None)
@@ -216,7 +330,7 @@ impl Drop for Relay {
     fn drop(&mut self) {
         if !self.ended {
             // The server does not ask for what it knows to be over.
-            self.end(if self.body.is_end_stream() { End::Ok } else { End::ClientLeft });
+            self.end(if self.is_over() { End::Ok } else { End::ClientLeft });
         }
     }
 }
@@ -242,7 +356,7 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Own(bytes, _) => bytes.as_ref().is_none_or(Bytes::is_empty),
-            Self::Relay(relay) => relay.ended || relay.body.is_end_stream(),
+            Self::Relay(relay) => relay.is_over(),
             Self::Empty => true,
         }
     }
@@ -250,7 +364,7 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Own(bytes, _) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Self::Relay(relay) => relay.body.size_hint(),
+            Self::Relay(relay) => relay.size_hint(),
             Self::Empty => SizeHint::with_exact(0),
         }
     }

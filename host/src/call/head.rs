@@ -6,7 +6,7 @@ use crate::plugin::fields::Pseudo;
 use crate::service::InFlight;
 use http::header::{COOKIE, HeaderMap, HeaderName};
 use http::request::Parts;
-use http::{HeaderValue, Response};
+use http::Response;
 use std::borrow::Cow;
 
 /// A request on its way to a service.
@@ -109,11 +109,19 @@ fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>
 
 fn apply(headers: &mut HeaderMap, name: &str, edit: Edit<'_>) -> Result<(), String> {
     let name = request::editable_name(name)?;
-    let value = |bytes: &[u8]| HeaderValue::from_bytes(bytes).map_err(|_| format!("the value of field {:?} has bytes that a header cannot have", name.as_str()));
+    let too_many = |_| "there are too many fields".to_owned();
     match edit {
-        Edit::Set(bytes) => drop(headers.insert(name.clone(), value(bytes)?)),
-        Edit::Append(bytes) => drop(headers.try_append(name.clone(), value(bytes)?).map_err(|_| "there are too many fields")?),
-        Edit::Remove => drop(headers.remove(&name)),
+        Edit::Set(bytes) => {
+            let value = request::editable_value(&name, bytes)?;
+            headers.try_insert(name, value).map_err(too_many)?;
+        }
+        Edit::Append(bytes) => {
+            let value = request::editable_value(&name, bytes)?;
+            headers.try_append(name, value).map_err(too_many)?;
+        }
+        Edit::Remove => {
+            headers.remove(&name);
+        }
     }
     Ok(())
 }

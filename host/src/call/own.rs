@@ -27,10 +27,7 @@ impl From<Stop> for Refusal {
     fn from(stop: Stop) -> Self {
         match stop {
             Stop::Failed(message) => ProxyError::new(ErrorKind::Policy, message).into(),
-            Stop::Reply(reply) => {
-                let types::Reply { status, error, message, headers, body, grpc_status } = reply;
-                Self::Reply(Reply { status, error, message, headers, body: body.map(Into::into), grpc_status })
-            }
+            Stop::Reply(reply) => Self::Reply(reply),
         }
     }
 }

@@ -1,13 +1,12 @@
 //! Connections that stop being HTTP: after 101 (RFC 9110, section 7.8) bytes go both ways until both sides are done.
 
-use super::body::ResponseBody;
+use super::body::{Read, ResponseBody};
 use super::own;
 use super::request;
 use crate::exchange::Exchange;
 use crate::listener::Connection;
 use crate::response::{Caller, ErrorKind, ProxyError};
 use crate::service::InFlight;
-use crate::service::client::UpstreamBody;
 use crate::telemetry::record::End;
 use http::Response;
 use http::request::Parts;
@@ -30,7 +29,7 @@ pub fn respond(
     connection: &Connection,
     caller: &Caller,
     exchange: Exchange,
-    mut response: Response<UpstreamBody>,
+    mut response: Response<Read>,
     in_flight: Option<InFlight>,
     upgrade: Option<Upgrade>,
 ) -> Response<ResponseBody> {

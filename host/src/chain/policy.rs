@@ -5,7 +5,7 @@ use crate::plugin::bindings::{Hook, HookSet, Hooks, types};
 use crate::plugin::instance::{ConfigureError, HookError, Instance};
 use crate::service::Service;
 use crate::telemetry::metrics::handles::HookMetrics;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,6 +17,7 @@ pub struct BoundPolicy {
     pub policy: Arc<Policy>,
     calls: HookSet,
     slot: RefCell<Slot>,
+    ticked: Cell<Option<Instant>>,
     metrics: Vec<(Hook, HookMetrics)>,
 }
 
@@ -51,7 +52,7 @@ impl BoundPolicy {
         }
         let metrics = &policy.context.telemetry.metrics;
         let metrics = Hook::ALL.into_iter().filter(|hook| calls.has(*hook)).map(|hook| (hook, metrics.hook(&policy.name, hook.name()))).collect();
-        Self { policy, calls, slot: RefCell::default(), metrics }
+        Self { policy, calls, slot: RefCell::default(), ticked: Cell::new(None), metrics }
     }
 
     pub fn name(&self) -> &Arc<str> {
@@ -70,6 +71,24 @@ impl BoundPolicy {
     /// Whether a hook after `on-request` is called in an exchange with this memo.
     pub fn calls_in(&self, hook: Hook, memo: u64) -> bool {
         self.calls.has(hook) && (memo != 0 || !self.policy.needs.skips(types::Occasions::WITHOUT_MEMO))
+    }
+
+    /// The largest body that the policy wants to see, where it wants to see bodies.
+    pub fn body_limit(&self) -> Option<usize> {
+        let plugin = self.policy.plugin.as_ref().ok()?;
+        (self.calls.has(Hook::OnBody) && plugin.description.max_body > 0).then_some(plugin.description.max_body)
+    }
+
+    /// Calls `tick` if it is time. Errors are logged: there is no exchange to fail.
+    pub fn tick(&self, now: Instant) {
+        let Some(every) = self.policy.plugin.as_ref().ok().and_then(|plugin| plugin.description.tick) else { return };
+        if !self.calls.has(Hook::Tick) || self.ticked.get().is_some_and(|last| now.saturating_duration_since(last) < every) {
+            return;
+        }
+        self.ticked.set(Some(now));
+        if let Err(error) = self.call(Hook::Tick, |hooks, store| hooks.tick(store).map(Ok)) {
+            tracing::warn!("{error}");
+        }
     }
 
     pub fn ignores_success(&self) -> bool {

@@ -41,6 +41,7 @@ fn each_kind_has_its_status() {
         ("forbidden", 403),
         ("no-route", 404),
         ("too-large", 413),
+        ("headers-too-large", 431),
         ("limited", 429),
         ("connect", 502),
         ("reset", 502),
@@ -77,7 +78,7 @@ fn an_error_says_its_kind_its_reason_and_its_exchange() {
 
 #[test]
 fn a_grpc_caller_gets_trailers_only() {
-    let statuses = [13, 12, 16, 7, 12, 8, 8, 14, 14, 14, 14, 14, 14, 14, 14, 4];
+    let statuses = [13, 12, 16, 7, 12, 8, 8, 8, 14, 14, 14, 14, 14, 14, 14, 14, 4];
     for (kind, status) in ErrorKind::ALL.into_iter().zip(statuses) {
         let response = respond(&error(kind), &grpc());
         assert_eq!(response.status(), 200);

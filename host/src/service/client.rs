@@ -32,8 +32,6 @@ use std::time::Instant;
 
 /// Bytes of a head or of trailers that an endpoint may send.
 const MAX_HEAD: usize = 128 * 1024;
-/// Requests that may wait for a connection to one endpoint.
-const MAX_PENDING: usize = 1024;
 const QUEUE_FULL: &str = "the queue for a connection is full";
 
 /// A body that can be sent to an endpoint.

@@ -137,7 +137,7 @@ mod tests {
 
     fn service(weights: &[u32]) -> std::sync::Arc<crate::service::Service> {
         let second = Duration::from_secs(1);
-        let options = ServiceOptions { protocol: Protocol::Http1, connect_timeout: second, idle_timeout: second, max_connections: 1 };
+        let options = ServiceOptions { protocol: Protocol::Http1, connect_timeout: second, idle_timeout: second, max_connections: 1, max_pending: 1 };
         let service = Services::default().intern("s", options);
         let spec = |(at, weight): (usize, &u32)| Endpoint { address: format!("h:{}", at + 1), weight: *weight, metadata: Default::default() };
         service.set_endpoints(&weights.iter().enumerate().map(spec).collect::<Vec<_>>());

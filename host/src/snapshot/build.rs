@@ -1,13 +1,14 @@
 //! From a configuration and plugins to a snapshot, or to all the problems there are.
 
 use super::policies::{self, PolicyInput};
-use super::{Live, Route, Snapshot};
+use super::{Live as Counted, Route, Snapshot};
 use crate::plugin::Plugins;
 use crate::config::{self, Algorithm, Config, Problem};
 use crate::keys::{self, KeySpec, Keys};
 use crate::node::Node;
 use crate::route::{RouteSpec, Routes};
 use crate::service::{Service, ServiceOptions};
+use crate::telemetry::metrics::Live;
 use crate::telemetry::record::Kind;
 use http::HeaderValue;
 use std::collections::{BTreeMap, HashMap};
@@ -67,7 +68,7 @@ pub fn build(node: &Node, file: &Path, config: Arc<Config>, plugins: Plugins) ->
         chains,
         routes,
         entries,
-        _live: Live::new(&node.telemetry.metrics.live_generations),
+        _live: Counted::new(&node.telemetry.metrics.live_generations),
         config,
     };
     Ok(Built { snapshot, unusable, refused })
@@ -82,7 +83,26 @@ impl Built {
         }
         node.retry_budget.set(config.retry_budget.percent, config.retry_budget.min_per_second);
         node.cells.retain(|policy| config.policies.contains_key(policy));
-        node.publish(self.snapshot)
+        let snapshot = node.publish(self.snapshot);
+        node.telemetry.metrics.retain(&live(node, &snapshot));
+        snapshot
+    }
+}
+
+/// What the metrics are still about.
+fn live(node: &Node, snapshot: &Snapshot) -> Live {
+    let names = |names: &mut dyn Iterator<Item = &String>| names.map(|name| Arc::from(name.as_str())).collect();
+    let services: Vec<Arc<Service>> = snapshot.config.services.iter().map(|service| service_of(node, service)).collect();
+    let endpoints = |service: &Arc<Service>| -> Vec<(Arc<str>, Arc<str>)> {
+        service.endpoints().iter().map(|endpoint| (service.name.clone(), endpoint.address.clone())).collect()
+    };
+    Live {
+        routes: snapshot.entries.iter().map(|route| (Kind::Call, route.name.clone())).collect(),
+        services: services.iter().map(|service| service.name.clone()).collect(),
+        endpoints: services.iter().flat_map(endpoints).collect(),
+        listeners: names(&mut snapshot.config.listeners.iter().map(|listener| &listener.name)),
+        policies: names(&mut snapshot.config.policies.keys()),
+        plugins: names(&mut snapshot.plugins.keys()),
     }
 }
 

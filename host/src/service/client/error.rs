@@ -70,6 +70,12 @@ impl SendError {
         Self::new(SendFailure::Reset, message).unreached()
     }
 
+    /// New connections to `address` are closed as soon as they are made.
+    pub(super) fn closed(address: &str) -> Self {
+        let message = format!("{address} closes every connection at once");
+        Self::new(SendFailure::Reset, message).unreached()
+    }
+
     /// An HTTP/1.1 exchange broke after the request was, at least in part, written.
     pub(super) fn http1(address: &str, error: &hyper::Error, reused: bool) -> Self {
         if error.is_user() {

@@ -4,7 +4,7 @@ use super::body::{Hold, Recycle, UpstreamBody};
 use super::connect::connect;
 use super::error::SendError;
 use super::slots::{Slot, Slots};
-use super::{MAX_HEAD, MAX_PENDING, Outgoing, QUEUE_FULL};
+use super::{MAX_HEAD, Outgoing, QUEUE_FULL};
 use crate::service::ServiceOptions;
 use crate::telemetry::metrics::handles::ServiceMetrics;
 use http::{Request, Response};
@@ -159,7 +159,7 @@ impl<B: Outgoing> Pool<B> {
                 }
             }
             if waiting.is_none() {
-                waiting = self.slots.queue(MAX_PENDING);
+                waiting = self.slots.queue(options.max_pending);
             }
             match &waiting {
                 Some(place) => place.turn().await,

@@ -5,7 +5,7 @@ use super::body::{Hold, UpstreamBody};
 use super::connect::{Socket, connect};
 use super::error::SendError;
 use super::slots::{Slot, Slots};
-use super::{MAX_HEAD, MAX_PENDING, Outgoing, QUEUE_FULL};
+use super::{MAX_HEAD, Outgoing, QUEUE_FULL};
 use crate::service::ServiceOptions;
 use crate::telemetry::metrics::handles::ServiceMetrics;
 use http::{Request, Response};
@@ -213,7 +213,9 @@ impl<B: Outgoing> Pool<B> {
     }
 
     async fn begin(self: &Rc<Self>) -> Result<(SendRequest<B>, Stream), SendError> {
-        loop {
+        let mut error = SendError::closed(&self.address);
+        // More than once, as others may be faster to use up the streams of a new connection.
+        for _ in 0..MAX_CONNECTIONS {
             if let Some(begun) = self.begin_where(Streams::has_room) {
                 return Ok(begun);
             }
@@ -221,11 +223,13 @@ impl<B: Outgoing> Pool<B> {
                 Some(attempt) => self.outcome(attempt).await,
                 None => Err(SendError::overload(&self.address, "all streams are in use")),
             };
-            if let Err(error) = attempt {
-                // There is no other connection to be had: wait for a stream on one that there is.
-                return self.begin_where(Streams::may_queue).ok_or(error);
+            if let Err(failed) = attempt {
+                error = failed;
+                break;
             }
         }
+        // There is no other connection to be had: wait for a stream on one that there is.
+        self.begin_where(Streams::may_queue).ok_or(error)
     }
 
     /// The attempt to connect that is under way, or a new one if the limits allow one more connection.
@@ -252,7 +256,7 @@ impl<B: Outgoing> Pool<B> {
     }
 
     async fn outcome(&self, mut attempt: watch::Receiver<Attempt>) -> Result<(), SendError> {
-        let place = self.slots.queue(MAX_PENDING);
+        let place = self.slots.queue(self.options.get().max_pending);
         if place.is_none() {
             return Err(SendError::overload(&self.address, QUEUE_FULL));
         }
@@ -296,7 +300,8 @@ async fn drive<B: Outgoing>(
     // An error is told to the exchanges that it broke.
     let _ = poll_fn(|context| {
         let ended = Pin::new(&mut connection).poll(context);
-        let allowed = connection.current_max_send_streams();
+        // At least one: only a request makes hyper look again, should the endpoint allow none for now.
+        let allowed = connection.current_max_send_streams().max(1);
         streams.limit.set(allowed);
         if let Some(pool) = pool.upgrade() {
             pool.allowed.set(allowed);

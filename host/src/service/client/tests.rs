@@ -80,6 +80,7 @@ const HTTP1: ServiceOptions = ServiceOptions {
     connect_timeout: Duration::from_secs(20),
     idle_timeout: Duration::from_secs(60),
     max_connections: 8,
+    max_pending: 1024,
 };
 
 const HTTP2: ServiceOptions = ServiceOptions {

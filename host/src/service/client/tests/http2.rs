@@ -413,3 +413,16 @@ fn a_change_of_protocol_closes_what_speaks_the_other() {
         assert_eq!(world.counts().endpoints, 1);
     });
 }
+
+#[test]
+fn an_endpoint_that_closes_every_connection_is_not_tried_for_ever() {
+    on_worker(async {
+        for options in [HTTP1, HTTP2] {
+            let server = listen(|stream| async move { drop(stream) }).await;
+            let world = World::new(server.address, options);
+            assert_eq!(world.failure().await.failure, SendFailure::Reset);
+            assert!((1..=32).contains(&server.accepted.get()));
+            eventually(|| world.gauges() == (0, 0)).await;
+        }
+    });
+}

@@ -1,7 +1,7 @@
 //! Laws of the pool of HTTP/1.1 connections.
 
 use super::*;
-use crate::service::client::{MAX_PENDING, SendFailure};
+use crate::service::client::SendFailure;
 use http::HeaderMap;
 use std::pin::pin;
 
@@ -201,11 +201,12 @@ fn a_full_queue_is_overload() {
             server.address,
             ServiceOptions {
                 max_connections: 1,
+                max_pending: 3,
                 ..HTTP1
             },
         );
-        let waiting: Vec<_> = (0..=MAX_PENDING).map(|_| world.start()).collect();
-        eventually(|| world.counts().waiting == MAX_PENDING).await;
+        let waiting: Vec<_> = (0..=3).map(|_| world.start()).collect();
+        eventually(|| world.counts().waiting == 3).await;
         let error = world.failure().await;
         assert_eq!((error.failure, error.reached), (SendFailure::Overload, false));
         waiting.iter().for_each(|request| request.abort());

@@ -1,0 +1,65 @@
+//! Bodies for policies that want to see them whole: held back until they are complete, within the policies' limits.
+
+use super::body::BodyError;
+use super::own::Refusal;
+use super::{Answer, Walk};
+use crate::exchange::Exchange;
+use crate::plugin::bindings::types::BodyOf;
+use crate::response::{ErrorKind, ProxyError};
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
+use http::request::Parts;
+use http::{HeaderMap, StatusCode};
+
+impl Walk<'_> {
+    /// Shows the request's body to the policies that asked for it.
+    pub(super) async fn request_body(&self, exchange: &mut Exchange, parts: &mut Parts) -> Result<(), Refusal> {
+        let Some(limit) = self.chain.body_limit().filter(|_| !self.caller.grpc && !self.upload.is_empty()) else { return Ok(()) };
+        let Some(body) = self.in_time(exchange, self.upload.whole(limit), "the request's body").await? else { return Ok(()) };
+        if let Some(body) = self.chain.on_body(exchange, BodyOf::Request, &body)? {
+            set_length(&mut parts.headers, body.len());
+            self.upload.replace(body);
+        }
+        Ok(())
+    }
+
+    /// Shows an answer's body to the policies that asked for it. A stream is never held back.
+    pub(super) async fn response_body(&self, exchange: &mut Exchange, answer: &mut Answer) -> Result<(), Refusal> {
+        let (Some(limit), Answer::Relayed(response, _)) = (self.chain.body_limit(), answer) else { return Ok(()) };
+        let is_stream = self.caller.grpc
+            || response.status() == StatusCode::SWITCHING_PROTOCOLS
+            || response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
+        if is_stream || response.body().is_empty() {
+            return Ok(());
+        }
+        let whole = self.in_time(exchange, response.body_mut().whole(limit), "the answer's body").await?;
+        let Some(body) = whole else { return Ok(()) };
+        if let Some(body) = self.chain.on_body(exchange, BodyOf::Response, &body)? {
+            set_length(response.headers_mut(), body.len());
+            response.body_mut().replace(body);
+        }
+        Ok(())
+    }
+
+    /// Reading a body spends the deadline too.
+    async fn in_time(
+        &self,
+        exchange: &Exchange,
+        read: impl Future<Output = Result<Option<Bytes>, BodyError>>,
+        what: &str,
+    ) -> Result<Option<Bytes>, Refusal> {
+        let read = match exchange.remaining() {
+            None => read.await,
+            Some(left) => tokio::time::timeout(left, read).await.unwrap_or(Err(BodyError::Deadline)),
+        };
+        read.map_err(|error| {
+            let kind = if matches!(error, BodyError::Deadline) { ErrorKind::Timeout } else { ErrorKind::Reset };
+            ProxyError::new(kind, format!("{what} did not come to its end: {error}")).into()
+        })
+    }
+}
+
+fn set_length(headers: &mut HeaderMap, length: usize) {
+    headers.remove(TRANSFER_ENCODING);
+    headers.insert(CONTENT_LENGTH, length.into());
+}
