@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 use tokio::task::LocalSet;
 
@@ -33,7 +33,7 @@ pub struct Running {
     pub admin: SocketAddr,
     drain: watch::Sender<bool>,
     workers: Vec<JoinHandle<()>>,
-    control: Runtime,
+    control: Control,
     exports: Option<telemetry::Running>,
 }
 
@@ -49,10 +49,11 @@ pub fn start(file: &Path, metrics: Metrics, output: impl Write + Send + 'static)
         .thread_name("weir-control")
         .enable_all()
         .build()
+        .map(Control::from)
         .map_err(|error| whole(format!("cannot start a thread: {error}")))?;
     let (telemetry, exports) = {
         let options = telemetry_options(&config);
-        Telemetry::start(&options, metrics, output, control.handle()).map_err(|error| whole(format!("[trace]: {error}")))?
+        Telemetry::start(&options, metrics, output, &control.handle).map_err(|error| whole(format!("[trace]: {error}")))?
     };
     let engine = PluginEngine::new().map_err(|error| whole(format!("cannot start the WebAssembly engine: {error:#}")))?;
     let node = Arc::new(Node::new(engine, Arc::new(telemetry), &config));
@@ -71,8 +72,8 @@ pub fn start(file: &Path, metrics: Metrics, output: impl Write + Send + 'static)
         workers.push(spawned.map_err(|error| whole(format!("cannot start a thread: {error}")))?);
     }
     let admin = Admin::new(node.clone(), reloader.shared_status());
-    control.spawn(admin::serve(admin, sockets.admin, drained));
-    control.spawn(housekeeping(node.clone()));
+    control.handle.spawn(admin::serve(admin, sockets.admin, drained));
+    control.handle.spawn(housekeeping(node.clone()));
     std::thread::Builder::new().name("weir-reload".into()).spawn(move || reloader.run()).map_err(|error| whole(format!("cannot start a thread: {error}")))?;
     Ok(Running { node, listeners, admin: admin_address, drain, workers, control, exports: Some(exports) })
 }
@@ -106,6 +107,26 @@ pub fn check(file: &Path) -> Result<Config, Problems> {
     if problems.is_empty() { Ok(config) } else { Err(problems.into()) }
 }
 
+/// The runtime of everything that is not an exchange. A bare one must not be dropped in another runtime's task.
+struct Control {
+    handle: Handle,
+    runtime: Option<Runtime>,
+}
+
+impl From<Runtime> for Control {
+    fn from(runtime: Runtime) -> Self {
+        Self { handle: runtime.handle().clone(), runtime: Some(runtime) }
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
 impl Running {
     /// The address of a listener.
     pub fn listener(&self, name: &str) -> Option<SocketAddr> {
@@ -121,7 +142,7 @@ impl Running {
         }
         if let Some(exports) = self.exports.take() {
             let telemetry = Telemetry::clone(&self.node.telemetry);
-            self.control.block_on(telemetry.finish(exports, Duration::from_secs(2)));
+            self.control.handle.block_on(telemetry.finish(exports, Duration::from_secs(2)));
         }
     }
 }

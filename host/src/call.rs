@@ -20,7 +20,6 @@ use crate::outcome::{Decision, FailureKind, Outcome};
 use crate::plugin::bindings::types;
 use crate::response::{self, Caller, ErrorKind, ProxyError};
 use crate::service::InFlight;
-use crate::service::client::UpstreamBody;
 use crate::service::endpoint::Endpoint;
 use crate::snapshot::{Route, Snapshot};
 use crate::telemetry::record::{AttemptRecord, End, Kind};
@@ -31,7 +30,6 @@ use bytes::Bytes;
 use head::{AnswerHead, AnswerView, RequestHead};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use own::Refusal;
 use request::Target;
@@ -166,9 +164,8 @@ impl Walk<'_> {
                 repeatable: exchange.attempt < max_attempts && self.is_repeatable(parts, &sent),
             };
             self.record_attempt(exchange, &endpoint, &outcome, backoff);
-            let service = exchange.service.name.clone();
             let decision = match &sent {
-                Ok(response) => self.chain.on_outcome(exchange, self.chain.len(), &outcome, &AnswerView { response, service: &service, endpoint: &endpoint.address }),
+                Ok(response) => self.chain.on_outcome(exchange, self.chain.len(), &outcome, &AnswerView { response, endpoint: &endpoint.address }),
                 Err(_) => self.chain.on_outcome(exchange, self.chain.len(), &outcome, &NoHead),
             };
             if let Decision::Retry { after, elsewhere } = decision
@@ -188,7 +185,7 @@ impl Walk<'_> {
                 continue;
             }
             return match sent {
-                Ok(response) => Ok(Answer::Relayed(response.map(Read::from), in_flight)),
+                Ok(response) => Ok(Answer::Relayed(response, in_flight)),
                 Err(error) => {
                     exchange.failure = Some(error.failure);
                     Err(ProxyError::from(error).into())
@@ -233,7 +230,7 @@ impl Walk<'_> {
     ///
     /// gRPC has no methods to tell by. There an answer without a message, which is all trailers, leaves the call
     /// uncommitted, and the policy's list of codes says what is safe (gRFC A6).
-    fn is_repeatable(&self, parts: &Parts, sent: &Result<Response<UpstreamBody>, Failed>) -> bool {
+    fn is_repeatable(&self, parts: &Parts, sent: &Result<Response<Read>, Failed>) -> bool {
         self.upload.is_replayable()
             && match sent {
                 Ok(response) if self.caller.grpc => response::grpc_status(response.headers()).is_some(),
@@ -284,7 +281,7 @@ impl Walk<'_> {
                 let record = &mut exchange.recording.record;
                 record.status = Some(response.status().as_u16());
                 record.grpc_status = response::grpc_status(response.headers());
-                if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                if response.status() == StatusCode::SWITCHING_PROTOCOLS || tunnel::is_dialled(&response) {
                     return tunnel::respond(self.connection, self.caller, exchange, response, in_flight, upgrade);
                 }
                 let (parts, body) = response.into_parts();
@@ -326,27 +323,20 @@ fn unrouted(caller: &Caller, mut recording: Recording, error: ProxyError) -> Res
     recording.record.message = Some(error.message.clone());
     let response = response::respond(&error, caller);
     recording.record.status = Some(response.status().as_u16());
+    recording.record.grpc_status = response::grpc_status(response.headers());
     recording.record.response_bytes = response.body().len() as u64;
     recording.finish(End::Error);
     response.map(|body| ResponseBody::Own(Some(body), None))
 }
 
 /// Lets go of an answer that another attempt replaces. A short rest is read, so that its connection can be used again.
-fn discard(sent: Result<Response<UpstreamBody>, Failed>) {
+fn discard(sent: Result<Response<Read>, Failed>) {
     const REST: usize = 64 * 1024;
     let Ok(response) = sent else { return };
     let mut body = response.into_body();
-    if http_body::Body::is_end_stream(&body) {
-        return;
+    if !body.is_empty() {
+        tokio::task::spawn_local(async move {
+            drop(tokio::time::timeout(Duration::from_millis(100), body.whole(REST)).await);
+        });
     }
-    tokio::task::spawn_local(async move {
-        let read = async {
-            let mut room = REST;
-            while let Some(Ok(frame)) = body.frame().await {
-                let Some(left) = room.checked_sub(frame.data_ref().map_or(0, bytes::Bytes::len)) else { return };
-                room = left;
-            }
-        };
-        drop(tokio::time::timeout(Duration::from_millis(100), read).await);
-    });
 }

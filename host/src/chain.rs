@@ -356,6 +356,8 @@ fn with_values<R>(exchange: &Exchange, fields: &[Field], head: &impl Metadata, c
         .iter()
         .map(|field| match field {
             Field::Header(name) => head.header(name),
+            // An earlier policy may have chosen another one than the route's.
+            Field::Pseudo(Pseudo::Service) => Some(exchange.service.name.as_bytes().into()),
             Field::Pseudo(pseudo) => head.pseudo(*pseudo),
             Field::Attribute(name) => attributes.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value.as_bytes().into()),
         })

@@ -144,6 +144,7 @@ impl Drop for Exchange {
             chain.on_outcome(self, chain.len(), &outcome, &NoHead);
         }
         chain.on_complete(self);
+        self.recording.record.service = Some(self.service.name.clone());
         self.recording.record.end = self.end;
     }
 }

@@ -248,10 +248,6 @@ impl InFlight {
         &self.endpoint
     }
 
-    pub fn service(&self) -> &str {
-        &self.service.name
-    }
-
     pub fn address(&self) -> &str {
         &self.endpoint.address
     }

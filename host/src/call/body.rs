@@ -204,6 +204,11 @@ impl From<UpstreamBody> for Read {
 }
 
 impl Read {
+    /// A body without anything in it.
+    pub fn empty() -> Self {
+        Self { first: VecDeque::new(), rest: None }
+    }
+
     /// Reads on to the end, if that comes within `limit` bytes.
     pub async fn whole(&mut self, limit: usize) -> Result<Option<Bytes>, BodyError> {
         let mut length = 0;

@@ -29,9 +29,8 @@ impl Metadata for RequestHead<'_> {
             Pseudo::Protocol => if walk.caller.http2 { "http2" } else { "http1" }.into(),
             Pseudo::Peer => walk.connection.peer.to_string().into(),
             Pseudo::Identity => walk.connection.listener.identity.as_deref()?.into(),
-            Pseudo::Service => walk.route.service.name.as_ref().into(),
             Pseudo::Route => walk.route.name.as_ref().into(),
-            Pseudo::Status | Pseudo::Endpoint => return None,
+            Pseudo::Service | Pseudo::Status | Pseudo::Endpoint => return None,
         };
         Some(bytes(text))
     }
@@ -44,7 +43,6 @@ impl Metadata for RequestHead<'_> {
 /// An endpoint's answer while it is judged.
 pub struct AnswerView<'a, B> {
     pub response: &'a Response<B>,
-    pub service: &'a str,
     pub endpoint: &'a str,
 }
 
@@ -56,7 +54,6 @@ impl<B> Metadata for AnswerView<'_, B> {
     fn pseudo(&self, pseudo: Pseudo) -> Option<Cow<'_, [u8]>> {
         Some(bytes(match pseudo {
             Pseudo::Status => self.response.status().as_str().to_owned().into(),
-            Pseudo::Service => self.service.into(),
             Pseudo::Endpoint => self.endpoint.into(),
             _ => return None,
         }))
@@ -82,7 +79,6 @@ impl<B> Metadata for AnswerHead<'_, B> {
     fn pseudo(&self, pseudo: Pseudo) -> Option<Cow<'_, [u8]>> {
         Some(bytes(match pseudo {
             Pseudo::Status => self.response.status().as_str().to_owned().into(),
-            Pseudo::Service => self.in_flight?.service().into(),
             Pseudo::Endpoint => self.in_flight?.address().into(),
             _ => return None,
         }))

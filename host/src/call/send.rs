@@ -1,15 +1,15 @@
 //! One attempt on the wire, and how it can fail.
 
-use super::body::RequestBody;
+use super::body::{Read, RequestBody};
 use super::forward::{Hop, to_upstream};
-use super::{Walk, request};
+use super::{Walk, request, tunnel};
 use crate::exchange::Exchange;
 use crate::outcome::FailureKind;
 use crate::response::ProxyError;
 use crate::service::client::{SendError, SendFailure, UpstreamBody};
 use crate::service::endpoint::Endpoint;
 use http::request::Parts;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use std::time::Duration;
 
 /// An attempt without an answer.
@@ -42,15 +42,21 @@ impl From<Failed> for ProxyError {
 
 impl Walk<'_> {
     /// Sends one attempt and waits for the head of the answer, no longer than the attempt may take.
-    pub(super) async fn send(&self, exchange: &Exchange, endpoint: &Endpoint, parts: Parts) -> Result<Response<UpstreamBody>, Failed> {
+    pub(super) async fn send(&self, exchange: &Exchange, endpoint: &Endpoint, parts: Parts) -> Result<Response<Read>, Failed> {
         let limit = match (exchange.attempt_timeout, exchange.remaining()) {
             (Some(timeout), Some(remaining)) => Some(timeout.min(remaining)),
             (timeout, remaining) => timeout.or(remaining),
         };
-        let send = self.send_on_some_connection(exchange, endpoint, parts);
-        let Some(limit) = limit else { return Ok(send.await?) };
+        let send = async {
+            if parts.method == Method::CONNECT {
+                return tunnel::dial(endpoint).await;
+            }
+            let sent = self.send_on_some_connection(exchange, endpoint, parts).await?;
+            Ok(sent.map(Read::from))
+        };
+        let Some(limit) = limit else { return send.await };
         match tokio::time::timeout(limit, send).await {
-            Ok(sent) => Ok(sent?),
+            Ok(sent) => sent,
             Err(_) => Err(Failed { failure: FailureKind::Timeout, reached: true, message: format!("{} did not answer within {}", endpoint.address, shown(limit)) }),
         }
     }
