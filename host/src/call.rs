@@ -187,7 +187,8 @@ impl Walk<'_> {
             return match sent {
                 Ok(response) => Ok(Answer::Relayed(response, in_flight)),
                 Err(error) => {
-                    exchange.failure = Some(error.failure);
+                    // Who sends what is no HTTP has not left.
+                    exchange.failure = Some(error.failure).filter(|_| !self.connection.is_malformed());
                     Err(ProxyError::from(error).into())
                 }
             };

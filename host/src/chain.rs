@@ -159,8 +159,8 @@ impl Chain {
             })
         });
         let checked = picked.and_then(|picked| match picked {
-            Some(id) if avoid.contains(&id) => Err(bound.error(Hook::Pick, format!("it picked endpoint {id}, which it was told to avoid"))),
-            Some(id) if exchange.service.endpoints().get(id).is_none() => Err(bound.error(Hook::Pick, format!("it picked endpoint {id}, which does not exist"))),
+            Some(id) if avoid.contains(&id) => Err(bound.broke(Hook::Pick, format!("it picked endpoint {id}, which it was told to avoid"))),
+            Some(id) if exchange.service.endpoints().get(id).is_none() => Err(bound.broke(Hook::Pick, format!("it picked endpoint {id}, which does not exist"))),
             picked => Ok(picked),
         });
         match checked {
@@ -227,7 +227,8 @@ impl Chain {
                         types::Decision::DeadLetter(reason) => Decision::DeadLetter(reason),
                     };
                     if decided == Decision::Accept {
-                        exchange.acted(bound.name(), Hook::OnOutcome.name(), decision.as_str(), None);
+                        let why = if let Decision::DeadLetter(reason) = &decision { reason.clone() } else { outcome.to_string() };
+                        exchange.acted(bound.name(), Hook::OnOutcome.name(), decision.as_str(), Some(why));
                         decided = decision;
                     }
                 }

@@ -1,6 +1,7 @@
 //! From a socket to calls: accept, tell HTTP/1.1 from HTTP/2, serve, and stop politely.
 
 use crate::call::{self, forward::Origin};
+use crate::response::ErrorKind;
 use crate::strict::{Limits, Strict, Switch};
 use crate::telemetry::metrics::handles::ListenerMetrics;
 use crate::worker::Worker;
@@ -15,15 +16,18 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout;
 
 /// What every HTTP/2 connection begins with (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const BACKLOG: i32 = 4096;
+/// Connections over the limit that one accept loop answers at a time.
+const MAX_TURNING_AWAY: usize = 64;
 
 /// A listener as its connections see it.
 #[derive(Debug)]
@@ -50,6 +54,13 @@ pub struct Connection {
     pub switch: Option<Switch>,
 }
 
+impl Connection {
+    /// Whether something came that is not HTTP/1. Nothing after it is read.
+    pub fn is_malformed(&self) -> bool {
+        self.switch.as_ref().is_some_and(|switch| switch.violation().is_some())
+    }
+}
+
 /// Opens one more socket on an address. Each worker has its own, and the kernel spreads connections over them.
 pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
@@ -63,6 +74,7 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 
 /// Accepts until `drain` says stop.
 pub async fn accept(worker: Rc<Worker>, listener: Rc<Listener>, socket: TcpListener, mut drain: watch::Receiver<bool>) {
+    let turning_away = Arc::new(Semaphore::new(MAX_TURNING_AWAY));
     loop {
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
@@ -70,20 +82,17 @@ pub async fn accept(worker: Rc<Worker>, listener: Rc<Listener>, socket: TcpListe
         };
         match accepted {
             Ok((stream, peer)) => {
-                let max = worker.current().snapshot.config.limits.max_connections;
-                if listener.metrics.open.get() >= i64::try_from(max).unwrap_or(i64::MAX) {
-                    tracing::warn!(listener = &*listener.name, "connection refused: all {max} are taken (limits.max-connections)");
+                let Some(open) = Open::new(&worker, &listener) else {
+                    // Where even this takes too much, nobody is told.
+                    if let Ok(place) = turning_away.clone().try_acquire_owned() {
+                        tokio::task::spawn_local(turn_away(stream, place));
+                    }
                     continue;
-                }
-                listener.metrics.accepted.inc();
-                listener.metrics.open.inc();
+                };
                 let serve = serve(worker.clone(), listener.clone(), stream, peer, drain.clone());
-                let (open, worker) = (listener.metrics.open.clone(), worker.clone());
-                worker.connections.set(worker.connections.get() + 1);
                 tokio::task::spawn_local(async move {
                     serve.await;
-                    open.dec();
-                    worker.connections.set(worker.connections.get().saturating_sub(1));
+                    drop(open);
                 });
             }
             // Out of file descriptors, most likely: they come back, and the backlog waits so long.
@@ -93,6 +102,52 @@ pub async fn accept(worker: Rc<Worker>, listener: Rc<Listener>, socket: TcpListe
             }
         }
     }
+}
+
+/// An open connection, counted until it is dropped.
+struct Open {
+    worker: Rc<Worker>,
+    listener: Rc<Listener>,
+}
+
+impl Open {
+    /// `None` when there are as many as `[limits] max-connections` allows.
+    fn new(worker: &Rc<Worker>, listener: &Rc<Listener>) -> Option<Self> {
+        let max = worker.current().snapshot.config.limits.max_connections;
+        let one_more = |open| (open < max).then_some(open + 1);
+        let taken = worker.node.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        if taken.is_err() {
+            worker.node.telemetry.metrics.error(ErrorKind::Overload.as_str());
+            tracing::debug!(listener = &*listener.name, "connection turned away: all {max} of [limits] max-connections are taken");
+            return None;
+        }
+        worker.connections.set(worker.connections.get() + 1);
+        listener.metrics.accepted.inc();
+        listener.metrics.open.inc();
+        Some(Self { worker: worker.clone(), listener: listener.clone() })
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.worker.node.connections.fetch_sub(1, Ordering::Relaxed);
+        self.worker.connections.set(self.worker.connections.get().saturating_sub(1));
+        self.listener.metrics.open.dec();
+    }
+}
+
+/// Says that there is no room, whatever was asked: to read it is what there is no room for.
+async fn turn_away(mut stream: TcpStream, _place: OwnedSemaphorePermit) {
+    const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nx-weir-error: overload\r\nconnection: close\r\n\
+        content-type: application/json\r\ncontent-length: 101\r\n\r\n\
+        {\"error\":\"overload\",\"message\":\"the node has as many connections as [limits] max-connections allows\"}\n";
+    let answer = async {
+        stream.write_all(ANSWER).await?;
+        stream.shutdown().await?;
+        // A socket that is closed with something unread resets, and takes the answer with it.
+        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
+    };
+    drop(timeout(Duration::from_secs(1), answer).await);
 }
 
 async fn serve(worker: Rc<Worker>, listener: Rc<Listener>, mut stream: TcpStream, peer: SocketAddr, drain: watch::Receiver<bool>) {
@@ -125,7 +180,7 @@ async fn serve(worker: Rc<Worker>, listener: Rc<Listener>, mut stream: TcpStream
         let switch = strict.switch();
         let mut http = http1::Builder::new();
         // hyper counts the time between two requests as part of reading the next one's head.
-        http.timer(TokioTimer::new()).header_read_timeout(limits.header_timeout.max(limits.idle_timeout)).half_close(true);
+        http.timer(TokioTimer::new()).header_read_timeout(limits.header_timeout.max(limits.idle_timeout));
         if limits.max_headers > 100 {
             http.max_headers(limits.max_headers);
         }

@@ -2,12 +2,15 @@
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
 use weir::telemetry::host_log::HostLog;
 use weir::telemetry::metrics::Metrics;
-use weir::{app, config, plugin};
+use weir::config::{self, Config};
+use weir::{app, plugin};
 
 /// A node-local proxy whose every decision is a hot-reloadable WebAssembly policy.
 #[derive(Parser)]
@@ -45,8 +48,11 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads has read enough, as in `weir inspect … | head`.
+        Err(error) if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{error:#}");
+            // Nobody may be there to read it.
+            let _ = writeln!(io::stderr().lock(), "{error:#}");
             ExitCode::FAILURE
         }
     }
@@ -58,38 +64,46 @@ fn run(file: &Path) -> Result<()> {
     let _log = HostLog::start(level, metrics.log_lines_dropped("host"))?;
     let signals = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let _entered = signals.enter();
-    let running = app::start(file, metrics, std::io::stdout())?;
+    // Before anything is served: a signal that comes early drains too.
+    let stop = StopSignal::new()?;
+    let running = app::start(file, metrics, io::stdout())?;
     for (name, address) in &running.listeners {
         tracing::info!(listener = name, %address, "listening");
     }
     tracing::info!(address = %running.admin, version = env!("CARGO_PKG_VERSION"), "ready; admin pages");
-    signals.block_on(stop_signal())?;
+    signals.block_on(stop.received());
     tracing::info!("draining");
     running.stop();
     tracing::info!("stopped");
     Ok(())
 }
 
-async fn stop_signal() -> Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        interrupted = tokio::signal::ctrl_c() => interrupted.context("cannot listen for SIGINT")?,
+/// SIGTERM or SIGINT, caught from when it is made.
+struct StopSignal {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignal {
+    fn new() -> Result<Self> {
+        let terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+        let interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+        Ok(Self { terminate, interrupt })
     }
-    Ok(())
+
+    async fn received(mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 fn check(file: &Path) -> Result<()> {
     let config = app::check(file)?;
-    println!(
-        "{}: ok: {} listeners, {} services, {} routes, {} policies",
-        file.display(),
-        config.listeners.len(),
-        config.services.len(),
-        config.routes.len(),
-        config.policies.len()
-    );
+    let Config { listeners, services, routes, policies, .. } = &config;
+    let (listeners, services, routes, policies) = (listeners.len(), services.len(), routes.len(), policies.len());
+    writeln!(io::stdout().lock(), "{}: ok: {listeners} listeners, {services} services, {routes} routes, {policies} policies", file.display())?;
     Ok(())
 }
 
@@ -99,16 +113,17 @@ fn inspect(file: &Path) -> Result<()> {
     let engine = plugin::engine::PluginEngine::new().map_err(|error| anyhow::anyhow!("cannot start the WebAssembly engine: {error:#}"))?;
     let plugin = engine.load(name, &bytes, 1).with_context(|| format!("{} is not a plugin that can be used", file.display()))?;
     let description = &plugin.description;
-    println!("{} {} ({})", description.name, description.version, description.summary);
-    println!("digest   {}", plugin.digest);
-    println!("size     {} bytes", bytes.len());
-    println!("hooks    {}", plugin.hooks.names().join(", "));
-    println!("imports  {}", plugin.imports.join(", "));
+    let mut out = io::stdout().lock();
+    writeln!(out, "{} {} ({})", description.name, description.version, description.summary)?;
+    writeln!(out, "digest   {}", plugin.digest)?;
+    writeln!(out, "size     {} bytes", bytes.len())?;
+    writeln!(out, "hooks    {}", plugin.hooks.names().join(", "))?;
+    writeln!(out, "imports  {}", plugin.imports.join(", "))?;
     match description.tick {
-        Some(every) => println!("tick     every {every:?}"),
-        None => println!("tick     never"),
+        Some(every) => writeln!(out, "tick     every {every:?}")?,
+        None => writeln!(out, "tick     never")?,
     }
-    println!("max-body {} bytes", description.max_body);
-    println!("schema   {:#}", description.schema);
+    writeln!(out, "max-body {} bytes", description.max_body)?;
+    writeln!(out, "schema   {:#}", description.schema)?;
     Ok(())
 }

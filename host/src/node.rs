@@ -28,6 +28,8 @@ pub struct Node {
     next_policy: AtomicU64,
     /// Exchanges in progress, on all workers.
     pub active: AtomicUsize,
+    /// Open connections of callers, on all listeners and workers.
+    pub connections: AtomicUsize,
     pub draining: AtomicBool,
 }
 
@@ -44,6 +46,7 @@ impl Node {
             generation: AtomicU64::new(0),
             next_policy: AtomicU64::new(1),
             active: AtomicUsize::new(0),
+            connections: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
         }
     }

@@ -85,6 +85,17 @@ impl Outcome {
     }
 }
 
+/// As the record says why an attempt was repeated.
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.failure, self.grpc_status) {
+            (Some(failure), _) => write!(f, "{failure}"),
+            (None, Some(code @ 1..)) => write!(f, "grpc-status {code}"),
+            (None, _) => write!(f, "status {}", self.status),
+        }
+    }
+}
+
 /// What should follow an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {

@@ -1,23 +1,19 @@
 //! Reload: notice that a plugin or the configuration changed, build the next snapshot beside the current one, and publish
 //! it whole. If any step fails the last good one keeps serving, and the reason is told.
 
+mod watch;
+
 use crate::config::{self, Config, Problem};
 use crate::node::Node;
 use crate::plugin::directory::{Candidate, Directory};
 use crate::snapshot::{Built, build};
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+use watch::Watch;
 
-/// A burst of changes is one change: wait until it has been quiet for so long.
-const QUIET: Duration = Duration::from_millis(10);
-/// Look anyway this often: not every file system tells.
-const LOOK: Duration = Duration::from_secs(2);
-
-/// What a reload last came to, for the admin pages.
+/// What a reload last came to, for the admin pages. A copy: whoever reads it never waits for a compilation.
 #[derive(Debug, Default)]
 pub struct Status {
     pub directory: Directory,
@@ -31,8 +27,13 @@ pub struct Reloader {
     node: Arc<Node>,
     file: PathBuf,
     status: Arc<Mutex<Status>>,
-    /// The text that the configuration in effect, or the last refused one, was read from.
-    text: Vec<u8>,
+    directory: Directory,
+    /// Why the plugin directory cannot be read.
+    directory_error: Option<String>,
+    /// What the configuration file last held. `None`: it could not be read.
+    text: Option<Vec<u8>>,
+    /// A configuration that is right in itself and not in effect: not yet, or because plugins or keys do not fit it.
+    waiting: Option<Arc<Config>>,
 }
 
 impl Reloader {
@@ -41,21 +42,30 @@ impl Reloader {
     /// # Errors
     /// Everything that is wrong with the configuration.
     pub fn start(node: Arc<Node>, file: &Path, config: Config) -> Result<(Self, Built), Vec<Problem>> {
-        let mut directory = Directory::default();
+        let text = std::fs::read(file).ok();
         let config = Arc::new(config);
-        match directory.scan(&node.engine, &config.plugins.directory) {
-            Ok((candidates, errors)) => {
-                candidates.iter().for_each(|candidate| directory.accept(candidate));
-                for (name, error) in errors {
-                    tracing::error!(plugin = name, "plugin cannot be used: {error}");
-                }
-            }
-            Err(error) => tracing::error!("the plugin directory {} cannot be read: {error}", config.plugins.directory.display()),
+        let mut this = Self {
+            node: node.clone(),
+            file: file.to_owned(),
+            status: Arc::default(),
+            directory: Directory::default(),
+            directory_error: None,
+            text,
+            waiting: None,
+        };
+        this.scan(&config.plugins.directory);
+        for candidate in this.directory.waiting() {
+            this.directory.accept(&candidate);
         }
-        let built = build(&node, file, config, directory.plugins())?;
-        let status = Status { directory, config_error: None, config_loaded_at: Some(SystemTime::now()) };
-        let text = std::fs::read(file).unwrap_or_default();
-        Ok((Self { node, file: file.to_owned(), status: Arc::new(Mutex::new(status)), text }, built))
+        let built = build(&node, file, config.clone(), this.directory.plugins())?;
+        for policy in built.snapshot.policies.values() {
+            if let (Err(why), Some(policy)) = (&policy.plugin, config.policies.get(&*policy.name)) {
+                this.directory.refuse(&policy.plugin, why.clone());
+            }
+        }
+        this.status().config_loaded_at = Some(SystemTime::now());
+        this.show();
+        Ok((this, built))
     }
 
     /// What the admin pages show.
@@ -66,51 +76,29 @@ impl Reloader {
     /// Watches until the node drains. Runs on a thread of its own, at low priority.
     pub fn run(mut self) {
         lower_priority();
-        let (wake, changes) = channel();
-        let mut watched = self.directory();
-        let mut watcher = self.watcher(wake.clone());
+        let mut watch = Watch::default();
         while !self.node.draining.load(Ordering::Acquire) {
-            match changes.recv_timeout(LOOK) {
-                Ok(()) => while changes.recv_timeout(QUIET).is_ok() {},
-                // `Disconnected` cannot be: `wake` is held here.
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+            let mut directories = watch::around_file(&self.file);
+            directories.extend(watch::around_directory(&self.node.snapshot().config.plugins.directory));
+            if !watch.renew(directories) {
+                watch.wait();
             }
             self.look();
-            // The configuration may name another directory by now; and one that was not there before may have come.
-            if watcher.is_none() || self.directory() != watched {
-                watched = self.directory();
-                watcher = self.watcher(wake.clone());
-            }
         }
-    }
-
-    fn directory(&self) -> PathBuf {
-        self.node.snapshot().config.plugins.directory.clone()
-    }
-
-    fn watcher(&self, wake: Sender<()>) -> Option<RecommendedWatcher> {
-        let on_event = move |_| {
-            // Nobody waits any more where this fails.
-            let _ = wake.send(());
-        };
-        let mut watcher = notify::recommended_watcher(on_event)
-            .inspect_err(|error| tracing::warn!("changes are looked for every {LOOK:?} only: {error}"))
-            .ok()?;
-        let config = self.node.snapshot().config.clone();
-        let parent = self.file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        for directory in [config.plugins.directory.as_path(), parent] {
-            if let Err(error) = watcher.watch(directory, RecursiveMode::NonRecursive) {
-                tracing::warn!("changes of {} are looked for every {LOOK:?} only: {error}", directory.display());
-            }
-        }
-        Some(watcher)
     }
 
     /// One look at everything that can be reloaded.
     pub fn look(&mut self) {
         self.keys();
-        self.config();
-        self.plugins();
+        let new_config = self.read_config();
+        let directory = self.node.snapshot().config.plugins.directory.clone();
+        if self.scan(&directory) || new_config {
+            self.take_over();
+        } else if self.waiting.is_some() {
+            // A key file that was missing may have come.
+            self.take_config(&[]);
+        }
+        self.show();
     }
 
     fn keys(&self) {
@@ -123,97 +111,150 @@ impl Reloader {
         }
     }
 
-    fn config(&mut self) {
-        let Ok(text) = std::fs::read(&self.file) else { return };
-        if text == self.text {
-            return;
-        }
-        self.text = text;
-        let result = config::load(&self.file)
-            .map_err(|problems| problems.into_iter().collect())
-            .and_then(|config| self.same_sockets(config))
-            .and_then(|config| self.attempt(Arc::new(config), None));
-        let metrics = &self.node.telemetry.metrics;
-        match result {
-            Ok(generation) => {
-                metrics.reload("config", "ok");
-                let mut status = self.status();
-                (status.config_error, status.config_loaded_at) = (None, Some(SystemTime::now()));
-                tracing::info!(generation, "configuration reloaded");
+    /// Looks for changed plugins. Returns true if there are new versions to take over.
+    fn scan(&mut self, directory: &Path) -> bool {
+        let looked = match self.directory.scan(&self.node.engine, directory) {
+            Ok(looked) => looked,
+            Err(error) => {
+                let error = format!("the plugin directory {} cannot be read: {error}", directory.display());
+                if self.directory_error.as_ref() != Some(&error) {
+                    tracing::error!("{error}");
+                    self.directory_error = Some(error);
+                }
+                return false;
             }
-            Err(problems) => {
-                metrics.reload("config", "failed");
-                let why = list(&problems);
-                tracing::error!("the configuration was not reloaded, the last good one stays in effect: {why}");
-                self.status().config_error = Some(why);
-            }
+        };
+        self.directory_error = None;
+        for (plugin, error) in looked.errors {
+            self.told_failed(&plugin, &error);
         }
+        looked.changed
     }
 
-    /// Sockets are opened at start.
-    fn same_sockets(&self, config: Config) -> Result<Config, Vec<Problem>> {
+    /// Reads the configuration if its file changed. Returns true if there is a new one to take over.
+    fn read_config(&mut self) -> bool {
+        let text = match std::fs::read(&self.file) {
+            Ok(text) => text,
+            Err(error) => {
+                if self.text.take().is_some() {
+                    self.refuse_config(&[Problem::new(&self.file, config::Position::FILE, format!("cannot be read: {error}"))]);
+                }
+                return false;
+            }
+        };
+        if self.text.as_ref() == Some(&text) {
+            return false;
+        }
+        self.text = Some(text);
+        self.waiting = None;
+        let loaded = config::load(&self.file).map_err(|problems| problems.into_iter().collect());
+        match loaded.and_then(|config| self.same_at_start(config)) {
+            Ok(config) => self.waiting = Some(Arc::new(config)),
+            Err(problems) => self.refuse_config(&problems),
+        }
+        self.waiting.is_some()
+    }
+
+    /// Some things are set up once, at start.
+    fn same_at_start(&self, config: Config) -> Result<Config, Vec<Problem>> {
         let current = &self.node.snapshot().config;
-        if config.listeners == current.listeners && config.admin == current.admin && config.node == current.node {
+        let same = config.listeners == current.listeners && config.admin == current.admin && config.node == current.node;
+        if same && config.log == current.log && config.trace == current.trace {
             return Ok(config);
         }
-        let message = "changes of [admin], [node] and [[listener]] take effect at the next start";
+        let message = "changes of [admin], [node], [log], [trace] and [[listener]] take effect at the next start";
         Err(vec![Problem::new(&self.file, config::Position::FILE, message).with_hint("restart weir, or take these changes back")])
     }
 
-    fn plugins(&mut self) {
-        let config = self.node.snapshot().config.clone();
-        let scanned = self.status().directory.scan(&self.node.engine, &config.plugins.directory);
-        let (candidates, errors) = match scanned {
-            Ok(scanned) => scanned,
-            Err(error) => {
-                tracing::warn!("the plugin directory {} cannot be read: {error}", config.plugins.directory.display());
-                return;
-            }
-        };
-        for (plugin, error) in errors {
-            self.node.telemetry.metrics.reload("plugin", "failed");
-            tracing::error!(plugin, "plugin not reloaded, the last good version stays in use: {error}");
+    /// Takes over what is waiting: all of it at one instant if it fits together, since what changed together may need
+    /// each other; otherwise one by one, so that a bad one does not keep the others back.
+    fn take_over(&mut self) {
+        let candidates = self.directory.waiting();
+        if !candidates.is_empty() && self.waiting.is_some() && self.take_config(&candidates) {
+            return;
         }
-        // One by one, so that a bad one does not keep the others back.
-        for candidate in candidates {
-            self.plugin(&config, &candidate);
+        self.take_plugins(&candidates);
+        if self.waiting.is_some() && self.take_config(&[]) {
+            // What did not fit the old configuration may fit this one.
+            self.take_plugins(&self.directory.waiting());
         }
     }
 
-    fn plugin(&self, config: &Arc<Config>, candidate: &Candidate) {
-        let plugin = &candidate.name;
-        match self.attempt(config.clone(), Some(candidate)) {
+    fn take_plugins(&mut self, candidates: &[Candidate]) {
+        let config = self.node.snapshot().config.clone();
+        for candidate in candidates {
+            match self.attempt(config.clone(), std::slice::from_ref(candidate)) {
+                Ok(generation) => self.accept(candidate, generation),
+                Err(problems) => {
+                    let why = list(&problems);
+                    if self.directory.refuse(&candidate.name, why.clone()) {
+                        self.told_failed(&candidate.name, &why);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Puts the waiting configuration into effect, together with these plugins. Returns false if that cannot be; where it
+    /// stands alone, that is its last word.
+    fn take_config(&mut self, candidates: &[Candidate]) -> bool {
+        let Some(config) = self.waiting.clone() else { return false };
+        match self.attempt(config, candidates) {
             Ok(generation) => {
-                self.status().directory.accept(candidate);
-                self.node.telemetry.metrics.reload("plugin", "ok");
-                tracing::info!(plugin, generation, digest = candidate.plugin.digest, "plugin reloaded");
+                self.waiting = None;
+                candidates.iter().for_each(|candidate| self.accept(candidate, generation));
+                self.node.telemetry.metrics.reload("config", "ok");
+                tracing::info!(generation, "configuration reloaded");
+                let mut status = self.status();
+                (status.config_error, status.config_loaded_at) = (None, Some(SystemTime::now()));
+                true
             }
             Err(problems) => {
-                let why = list(&problems);
-                self.node.telemetry.metrics.reload("plugin", "failed");
-                tracing::error!(plugin, "plugin not reloaded, the last good version stays in use: {why}");
-                self.status().directory.refuse(plugin, why);
+                if candidates.is_empty() {
+                    self.refuse_config(&problems);
+                }
+                false
             }
         }
     }
 
     /// Builds and publishes, or says why not.
-    fn attempt(&self, config: Arc<Config>, candidate: Option<&Candidate>) -> Result<u64, Vec<Problem>> {
-        let mut plugins = self.status().directory.plugins();
-        if let Some(candidate) = candidate {
-            plugins.insert(candidate.name.clone(), Ok(candidate.plugin.clone()));
-        }
+    fn attempt(&self, config: Arc<Config>, candidates: &[Candidate]) -> Result<u64, Vec<Problem>> {
+        let mut plugins = self.directory.plugins();
+        plugins.extend(candidates.iter().map(|candidate| (candidate.name.clone(), Ok(candidate.plugin.clone()))));
         let built = build(&self.node, &self.file, config, plugins)?;
         if !built.refused.is_empty() {
             return Err(built.refused);
         }
-        for problem in &built.unusable {
-            tracing::warn!("{problem}");
-        }
         Ok(built.publish(&self.node).generation)
     }
 
-    fn status(&self) -> std::sync::MutexGuard<'_, Status> {
+    fn accept(&mut self, candidate: &Candidate, generation: u64) {
+        self.directory.accept(candidate);
+        self.node.telemetry.metrics.reload("plugin", "ok");
+        tracing::info!(plugin = candidate.name, generation, digest = candidate.plugin.digest, "plugin reloaded");
+    }
+
+    fn told_failed(&self, plugin: &str, why: &str) {
+        self.node.telemetry.metrics.reload("plugin", "failed");
+        tracing::error!(plugin, "plugin not loaded, the last good version, if there is one, stays in use: {why}");
+    }
+
+    fn refuse_config(&self, problems: &[Problem]) {
+        let why = list(problems);
+        if self.status().config_error.as_ref() == Some(&why) {
+            return;
+        }
+        self.node.telemetry.metrics.reload("config", "failed");
+        tracing::error!("the configuration was not reloaded, the last good one stays in effect: {why}");
+        self.status().config_error = Some(why);
+    }
+
+    fn show(&self) {
+        self.status().directory = self.directory.clone();
+    }
+
+    fn status(&self) -> MutexGuard<'_, Status> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

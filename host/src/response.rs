@@ -125,8 +125,9 @@ impl From<FailureKind> for ErrorKind {
     fn from(failure: FailureKind) -> Self {
         match failure {
             FailureKind::Connect => Self::Connect,
-            // Of a caller that left nobody reads the answer.
-            FailureKind::Reset | FailureKind::Cancelled => Self::Reset,
+            FailureKind::Reset => Self::Reset,
+            // The body was malformed, or its caller has left and nobody reads the answer.
+            FailureKind::Cancelled => Self::BadRequest,
             FailureKind::Timeout => Self::Timeout,
             FailureKind::Protocol => Self::Protocol,
             FailureKind::Rejected => Self::NoEndpoint,

@@ -117,7 +117,6 @@ pub struct WorkerTelemetry {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
 
     use std::sync::mpsc::{Sender, channel};
 

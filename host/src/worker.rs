@@ -26,8 +26,11 @@ pub struct Worker {
     next_exchange: Cell<u64>,
     /// Open connections of callers.
     pub connections: Cell<usize>,
-    endpoint_metrics: RefCell<HashMap<(Arc<str>, Arc<str>), Arc<EndpointMetrics>>>,
+    endpoint_metrics: RefCell<EndpointTable>,
 }
+
+/// By service and address.
+type EndpointTable = HashMap<(Arc<str>, Arc<str>), Arc<EndpointMetrics>>;
 
 /// The place of an exchange among all that are in progress on the node.
 pub struct Place(Arc<Node>);

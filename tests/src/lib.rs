@@ -1,6 +1,7 @@
 //! What the tests share: services that misbehave on demand, clients, raw sockets and keys.
 
 pub mod client;
+pub mod guests;
 pub mod keys;
 pub mod raw;
 pub mod upstream;

@@ -23,6 +23,15 @@ pub struct Weir {
 #[derive(Clone, Default)]
 struct Records(Arc<Mutex<Vec<u8>>>);
 
+impl Records {
+    /// All that are complete.
+    fn read(&self) -> Vec<serde_json::Value> {
+        let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let lines = bytes.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
+        lines.map(|line| serde_json::from_slice(line).expect("a record is JSON")).collect()
+    }
+}
+
 impl Write for Records {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
@@ -185,9 +194,7 @@ impl Weir {
     pub async fn records(&self, count: usize, wanted: impl Fn(&serde_json::Value) -> bool) -> Vec<serde_json::Value> {
         let until = Instant::now() + Duration::from_secs(5);
         loop {
-            let bytes = self.records.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let lines = bytes.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
-            let found: Vec<serde_json::Value> = lines.map(|line| serde_json::from_slice(line).expect("a record is JSON")).filter(&wanted).collect();
+            let found: Vec<serde_json::Value> = self.records.read().into_iter().filter(&wanted).collect();
             if found.len() >= count || Instant::now() > until {
                 return found;
             }
@@ -204,11 +211,12 @@ impl Weir {
         }
     }
 
-    /// Lets exchanges end, and stops.
-    pub fn stop(mut self) {
+    /// Lets exchanges end, stops, and returns all its records. Blocks meanwhile.
+    pub fn stop(mut self) -> Vec<serde_json::Value> {
         if let Some(running) = self.running.take() {
             running.stop();
         }
+        self.records.read()
     }
 }
 

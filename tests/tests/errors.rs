@@ -102,6 +102,8 @@ async fn an_endpoint_that_speaks_the_other_protocol_is_502() -> Result {
         while let Ok((mut stream, _)) = listener.accept().await {
             let _ = stream.read(&mut [0; 64]).await;
             let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
+            // To its end: a reset might come before the answer.
+            let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
         }
     });
     let weir = Setup::new().service_with("two", &[address], "http2", "").start();
@@ -146,8 +148,9 @@ async fn the_deadline_is_kept_and_callers_can_only_shorten_it() -> Result {
             let response = client.send(request).await?;
             assert_eq!((response.status, response.header("x-weir-error")), (StatusCode::GATEWAY_TIMEOUT, Some("timeout")), "{service} {asked:?}");
             assert!(response.head_after >= Duration::from_millis(295) && response.head_after < SOON, "{service} {:?}", response.head_after);
-            let told = upstream.last().unwrap().header("x-weir-timeout").map(str::to_owned);
-            assert!(told.is_some_and(|told| told != "20001"), "the service is told what is left");
+            // The service is told what is left of it.
+            let told: u64 = upstream.last().unwrap().header("x-weir-timeout").unwrap().trim_end_matches("ms").parse()?;
+            assert!(told <= if service == "attempt" { 20_000 } else { 300 }, "{service} {asked:?}: {told}");
         }
     }
     until("the endpoint is let go each time", || upstream.abandoned_count() == 8).await;

@@ -179,7 +179,7 @@ impl Body for RequestBody {
 
     /// Of the whole body: it is asked for before the first frame.
     fn size_hint(&self) -> SizeHint {
-        self.source.borrow().size.clone()
+        self.source.borrow().size
     }
 }
 
@@ -334,8 +334,9 @@ impl Relay {
 impl Drop for Relay {
     fn drop(&mut self) {
         if !self.ended {
-            // The server does not ask for what it knows to be over.
-            self.end(if self.is_over() { End::Ok } else { End::ClientLeft });
+            // The server does not ask for what it knows to be over, nor for more than the length that was announced.
+            let is_whole = self.is_over() || self.size_hint().exact() == Some(0);
+            self.end(if is_whole { End::Ok } else { End::ClientLeft });
         }
     }
 }

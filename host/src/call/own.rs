@@ -3,6 +3,7 @@
 use super::body::ResponseBody;
 use crate::chain::Stop;
 use crate::exchange::Exchange;
+use crate::outcome::FailureKind;
 use crate::plugin::bindings::types;
 use crate::response::{self, Caller, ErrorKind, ProxyError, Reply};
 use crate::telemetry::record::End;
@@ -58,7 +59,15 @@ pub fn respond(caller: &Caller, exchange: &mut Exchange, refusal: &Refusal) -> R
     };
     record.grpc_status = response::grpc_status(response.headers());
     record.response_bytes = response.body().len() as u64;
-    exchange.end = if record.error.is_some() { End::Error } else { End::Ok };
+    exchange.end = match (record.error, exchange.failure) {
+        (None, _) => End::Ok,
+        // It broke off its body, and waits for no answer.
+        (Some(_), Some(FailureKind::Cancelled)) => {
+            record.error = None;
+            End::ClientLeft
+        }
+        (Some(_), _) => End::Error,
+    };
     response
 }
 

@@ -4,6 +4,7 @@ use super::body::BodyError;
 use super::own::Refusal;
 use super::{Answer, Walk};
 use crate::exchange::Exchange;
+use crate::outcome::FailureKind;
 use crate::plugin::bindings::types::BodyOf;
 use crate::response::{ErrorKind, ProxyError};
 use bytes::Bytes;
@@ -15,7 +16,14 @@ impl Walk<'_> {
     /// Shows the request's body to the policies that asked for it.
     pub(super) async fn request_body(&self, exchange: &mut Exchange, parts: &mut Parts) -> Result<(), Refusal> {
         let Some(limit) = self.chain.body_limit().filter(|_| !self.caller.grpc && !self.upload.is_empty()) else { return Ok(()) };
-        let Some(body) = self.in_time(exchange, self.upload.whole(limit), "the request's body").await? else { return Ok(()) };
+        let whole = self.in_time(exchange, self.upload.whole(limit)).await;
+        let whole = whole.map_err(|error| {
+            if !matches!(error, BodyError::Deadline) && !self.connection.is_malformed() {
+                exchange.failure = Some(FailureKind::Cancelled);
+            }
+            broken("the request's body", ErrorKind::BadRequest, &error)
+        })?;
+        let Some(body) = whole else { return Ok(()) };
         if let Some(body) = self.chain.on_body(exchange, BodyOf::Request, &body)? {
             set_length(&mut parts.headers, body.len());
             self.upload.replace(body);
@@ -32,7 +40,8 @@ impl Walk<'_> {
         if is_stream || response.body().is_empty() {
             return Ok(());
         }
-        let whole = self.in_time(exchange, response.body_mut().whole(limit), "the answer's body").await?;
+        let whole = self.in_time(exchange, response.body_mut().whole(limit)).await;
+        let whole = whole.map_err(|error| broken("the answer's body", ErrorKind::Reset, &error))?;
         let Some(body) = whole else { return Ok(()) };
         if let Some(body) = self.chain.on_body(exchange, BodyOf::Response, &body)? {
             set_length(response.headers_mut(), body.len());
@@ -46,17 +55,18 @@ impl Walk<'_> {
         &self,
         exchange: &Exchange,
         read: impl Future<Output = Result<Option<Bytes>, BodyError>>,
-        what: &str,
-    ) -> Result<Option<Bytes>, Refusal> {
-        let read = match exchange.remaining() {
+    ) -> Result<Option<Bytes>, BodyError> {
+        match exchange.remaining() {
             None => read.await,
             Some(left) => tokio::time::timeout(left, read).await.unwrap_or(Err(BodyError::Deadline)),
-        };
-        read.map_err(|error| {
-            let kind = if matches!(error, BodyError::Deadline) { ErrorKind::Timeout } else { ErrorKind::Reset };
-            ProxyError::new(kind, format!("{what} did not come to its end: {error}")).into()
-        })
+        }
     }
+}
+
+/// `kind` is of a body that its sender broke off.
+fn broken(what: &str, kind: ErrorKind, error: &BodyError) -> Refusal {
+    let kind = if matches!(error, BodyError::Deadline) { ErrorKind::Timeout } else { kind };
+    ProxyError::new(kind, format!("{what} did not come to its end: {error}")).into()
 }
 
 fn set_length(headers: &mut HeaderMap, length: usize) {

@@ -110,7 +110,7 @@ impl Exports {
     pub fn find(component: &Component) -> (Self, HookSet) {
         let mut hooks = HookSet::default();
         let index = |hook: Hook| {
-            let interface = component.get_export_index(None, &format!("{PACKAGE}/{}@{VERSION}", hook.name()))?;
+            let interface = component.get_export_index(None, format!("{PACKAGE}/{}@{VERSION}", hook.name()))?;
             component.get_export_index(Some(&interface), hook.name())
         };
         let indices: Vec<_> = Hook::ALL.into_iter().map(index).collect();

@@ -17,7 +17,7 @@ use wasmtime::{Config, Engine, OptLevel, Store};
 pub const TICK: Duration = Duration::from_millis(1);
 
 /// The largest component that is compiled.
-const MAX_FILE: usize = 16 * 1024 * 1024;
+pub(super) const MAX_FILE: usize = 16 * 1024 * 1024;
 /// The largest schema, name or summary that `describe` may give.
 const MAX_DESCRIPTION: usize = 256 * 1024;
 /// Wasm stack of one hook.

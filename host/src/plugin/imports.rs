@@ -49,7 +49,7 @@ impl State {
         Self {
             context,
             // `trap_on_grow_failure`: a guest that cannot have more memory has no good way on.
-            limits: StoreLimitsBuilder::new().memory_size(memory).memories(1).tables(4).table_elements(20_000).instances(64).trap_on_grow_failure(true).build(),
+            limits: StoreLimitsBuilder::new().memory_size(memory).memories(4).tables(16).table_elements(100_000).instances(64).trap_on_grow_failure(true).build(),
             cpu_limit: limits.cpu,
             cpu_now: limits.cpu,
             cpu_at_first_tick: None,

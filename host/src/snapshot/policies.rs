@@ -10,6 +10,11 @@ use crate::plugin::{Context, Plugin, Plugins, Policy};
 use std::path::Path;
 use std::sync::Arc;
 
+/// The most problems of one policy that are told.
+const MAX_PROBLEMS: usize = 20;
+/// The longest message of a plugin that is told, in characters.
+const MAX_MESSAGE: usize = 500;
+
 /// What a policy is made of.
 pub struct PolicyInput<'a> {
     pub node: &'a Node,
@@ -23,9 +28,9 @@ pub struct PolicyInput<'a> {
 /// A policy, usable or not.
 pub struct Made {
     pub policy: Arc<Policy>,
-    /// There is no plugin that works.
-    pub unusable: Option<Problem>,
-    /// The plugin refuses the configuration.
+    /// There is no plugin that works, and `on-error` decides what that means.
+    pub unusable: Vec<Problem>,
+    /// The plugin refuses the configuration; or there was one that works, and it is not to be lost.
     pub refused: Vec<Problem>,
 }
 
@@ -37,7 +42,7 @@ pub fn policy(input: &PolicyInput<'_>) -> Made {
     if let (Ok(plugin), Some(before)) = (&plugin, input.previous.policies.get(&input.config.name))
         && is_unchanged(input, plugin, before)
     {
-        return Made { policy: before.clone(), unusable: None, refused: Vec::new() };
+        return Made { policy: before.clone(), unusable: Vec::new(), refused: Vec::new() };
     }
     let mut policy = Policy {
         name: input.config.name.as_str().into(),
@@ -56,18 +61,43 @@ pub fn policy(input: &PolicyInput<'_>) -> Made {
             telemetry: input.node.telemetry.clone(),
         }),
     };
-    let (mut unusable, mut refused) = (None, Vec::new());
-    match &policy.plugin {
-        Err(why) => unusable = Some(Problem::new(input.file, input.config.plugin_position(), format!("policy {:?}: {why}", input.config.name))),
-        Ok(plugin) => match try_out(input, &policy, plugin) {
-            Ok(needs) => policy.needs = needs,
-            Err(problems) => refused = problems,
-        },
+    let (mut unusable, mut refused) = (Vec::new(), Vec::new());
+    let tried = match &policy.plugin {
+        Err(why) => Err(Failed::Plugin(Problem::new(input.file, input.config.plugin_position(), format!("policy {:?}: {why}", input.config.name)))),
+        Ok(plugin) => try_out(input, &policy, plugin),
+    };
+    match tried {
+        Ok(needs) => policy.needs = needs,
+        Err(Failed::Plugin(problem)) if is_start(input) || was_unusable(input) => unusable.push(problem),
+        Err(Failed::Plugin(problem)) => refused.push(problem),
+        Err(Failed::Config(problems)) => refused = problems,
     }
-    if let Some(first) = refused.first() {
+    if let (Ok(_), Some(first)) = (&policy.plugin, unusable.iter().chain(&refused).next()) {
         policy.plugin = Err(first.message.clone());
     }
     Made { policy: Arc::new(policy), unusable, refused }
+}
+
+/// Why a policy cannot work.
+enum Failed {
+    /// There is no plugin, or it breaks while it is configured.
+    Plugin(Problem),
+    /// The plugin works and refuses the configuration.
+    Config(Vec<Problem>),
+}
+
+fn is_start(input: &PolicyInput<'_>) -> bool {
+    input.previous.generation == 0
+}
+
+/// Whether the policy cannot work in the snapshot before either, with the same version of the plugin: to refuse the change
+/// at hand, which then is about something else, would mend nothing.
+fn was_unusable(input: &PolicyInput<'_>) -> bool {
+    let previous = input.previous;
+    let unusable = previous.policies.get(&input.config.name).is_some_and(|policy| policy.plugin.is_err());
+    let version = |plugins: &Plugins| plugins.get(&input.config.plugin).and_then(|plugin| plugin.as_ref().ok()).map(|plugin| (plugin.digest.clone(), plugin.generation));
+    let same_plugin = previous.config.policies.get(&input.config.name).is_some_and(|policy| policy.plugin == input.config.plugin);
+    unusable && same_plugin && version(&previous.plugins) == version(input.plugins)
 }
 
 /// The same plugin with the same configuration keeps its instances, and what they remember.
@@ -87,22 +117,28 @@ fn missing(input: &PolicyInput<'_>) -> String {
 }
 
 /// Checks the configuration against the plugin's schema, then lets the plugin itself judge it.
-fn try_out(input: &PolicyInput<'_>, policy: &Policy, plugin: &Plugin) -> Result<Needs, Vec<Problem>> {
+fn try_out(input: &PolicyInput<'_>, policy: &Policy, plugin: &Plugin) -> Result<Needs, Failed> {
     let problem = |pointer: &str, message: String| {
         let at = if pointer.is_empty() { String::new() } else { format!(" {}", pointer.trim_start_matches('/').replace('/', ".")) };
         let message = format!("policy {:?}: config{at}: {message}", input.config.name);
         Problem::new(input.file, input.config.locate(pointer), message).with_hint(format!("weir inspect shows the schema of plugin {:?}", plugin.name))
     };
-    let validator = jsonschema::validator_for(&plugin.description.schema).map_err(|error| vec![problem("", error.to_string())])?;
+    let validator = jsonschema::validator_for(&plugin.description.schema).map_err(|error| Failed::Config(vec![problem("", error.to_string())]))?;
     let problems: Vec<Problem> = validator
         .iter_errors(&input.config.config)
         .map(|error| problem(error.instance_path().as_str(), error.to_string()))
         .collect();
     if !problems.is_empty() {
-        return Err(problems);
+        return Err(Failed::Config(problems));
     }
     Instance::new(policy, plugin).map(|(_, needs)| needs).map_err(|error| match error {
-        ConfigureError::Problems(problems) => problems.into_iter().map(|(pointer, message)| problem(&pointer, message)).collect(),
-        ConfigureError::Broken(why) => vec![problem("", format!("`configure` failed: {why}"))],
+        ConfigureError::Problems(problems) if problems.is_empty() => Failed::Config(vec![problem("", "the plugin refuses it and does not say why".into())]),
+        ConfigureError::Problems(problems) => Failed::Config(problems.into_iter().take(MAX_PROBLEMS).map(|(pointer, message)| problem(&pointer, line(&message))).collect()),
+        ConfigureError::Broken(why) => Failed::Plugin(problem("", format!("`configure` failed: {why}"))),
     })
+}
+
+/// What a plugin says, as one line of a bounded length: it may say anything.
+fn line(message: &str) -> String {
+    message.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_MESSAGE).collect()
 }

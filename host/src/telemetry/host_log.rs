@@ -119,7 +119,6 @@ impl Write for &HostLogWriter {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
     use std::sync::mpsc::{Sender, channel};
 

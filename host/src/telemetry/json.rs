@@ -171,7 +171,6 @@ impl<'a> Json<'a> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
     use super::*;
     use serde_json::Value;

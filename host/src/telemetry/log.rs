@@ -141,7 +141,6 @@ impl Drop for WorkerLog {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
 
     use std::sync::mpsc::{Receiver, Sender, channel};
     use std::time::SystemTime;

@@ -275,7 +275,6 @@ impl Acted {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
     use super::*;
     use serde_json::{Value, json};

@@ -91,7 +91,6 @@ impl Drop for Recording {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
 
     use std::time::Duration;
 

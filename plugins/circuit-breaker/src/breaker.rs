@@ -78,7 +78,8 @@ impl Breaker {
             }
             (Phase::Open { until }, None) => Leave::Refused {
                 reason: "circuit breaker open",
-                retry_after: Duration::from_nanos((until * 1_000_000).saturating_sub(now)),
+                // `until` was rounded up: a whole `open-for` must not become a second more where seconds are told.
+                retry_after: Duration::from_nanos((until * 1_000_000).saturating_sub(now).min(rules.open_for)),
             },
             (Phase::HalfOpen(_), None) => {
                 let soon = Duration::from_nanos(rules.open_for).min(Duration::from_secs(1));
