@@ -6,6 +6,9 @@ use crate::config::{self, Config, Problem, Problems};
 use crate::listener::{self, Listener};
 use crate::node::Node;
 use crate::plugin::engine::PluginEngine;
+use crate::plugin::fields::Needs;
+use crate::plugin::instance::Instance;
+use crate::plugin::{Plugin, Policy};
 use crate::reload::Reloader;
 use crate::snapshot::Built;
 use crate::telemetry::log::LogMode;
@@ -97,14 +100,34 @@ fn first_load(node: Arc<Node>, file: &Path, config: Config) -> Result<(Reloader,
 pub fn check(file: &Path) -> Result<Config, Problems> {
     let config = config::load(file)?;
     let whole = |message: String| Problems::from(vec![Problem::new(file, config::Position::FILE, message)]);
-    let control = Builder::new_current_thread().build().map_err(|error| whole(error.to_string()))?;
-    let options = telemetry::Options { log: LogMode::None, spans: None };
-    let (telemetry, _exports) = Telemetry::start(&options, Metrics::new(), std::io::sink(), control.handle()).map_err(|error| whole(error.to_string()))?;
-    let engine = PluginEngine::new().map_err(|error| whole(format!("{error:#}")))?;
-    let node = Arc::new(Node::new(engine, Arc::new(telemetry), &config));
-    let (_, built) = Reloader::start(node, file, config.clone())?;
-    let problems: Vec<Problem> = built.refused.into_iter().chain(built.unusable).collect();
+    let (_control, node) = idle_node(&config).map_err(whole)?;
+    let (reloader, built) = Reloader::start(node, file, config.clone())?;
+    let problems: Vec<Problem> = built.refused.into_iter().chain(built.unusable).chain(reloader.problems(&config)).collect();
     if problems.is_empty() { Ok(config) } else { Err(problems.into()) }
+}
+
+/// A component as a node would load it, and what it reads if nothing is configured; or why that cannot be said.
+///
+/// # Errors
+/// Why it is not a plugin that can be used.
+pub fn inspect(name: &str, bytes: &[u8]) -> Result<(Arc<Plugin>, Result<Needs, String>), String> {
+    let (_control, node) = idle_node(&Config::default())?;
+    let plugin = Arc::new(node.engine.load(name, bytes, 1).map_err(|error| error.to_string())?);
+    let context = node.context(name, Arc::default());
+    let mut config = config::Policy::default();
+    config.config = serde_json::json!({});
+    let policy = Policy::new(&config, 0, Ok(plugin.clone()), context);
+    let needs = Instance::new(&policy, &plugin).map(|(_, needs)| needs).map_err(|_| "they depend on the configuration".to_owned());
+    Ok((plugin, needs))
+}
+
+/// A node that serves nothing. Its runtime is to be kept as long as it.
+fn idle_node(config: &Config) -> Result<(Runtime, Arc<Node>), String> {
+    let control = Builder::new_current_thread().build().map_err(|error| error.to_string())?;
+    let options = telemetry::Options { log: LogMode::None, spans: None };
+    let (telemetry, _exports) = Telemetry::start(&options, Metrics::new(), std::io::sink(), control.handle()).map_err(|error| error.to_string())?;
+    let engine = PluginEngine::new().map_err(|error| format!("cannot start the WebAssembly engine: {error:#}"))?;
+    Ok((control, Arc::new(Node::new(engine, Arc::new(telemetry), config))))
 }
 
 /// The runtime of everything that is not an exchange. A bare one must not be dropped in another runtime's task.

@@ -27,16 +27,8 @@ pub trait Metadata {
     /// All values of a field as one.
     fn header(&self, name: &HeaderName) -> Option<Cow<'_, [u8]>>;
     fn pseudo(&self, pseudo: Pseudo) -> Option<Cow<'_, [u8]>>;
-    /// Fails where the field is not a policy's to change or the bytes are not valid.
-    fn edit(&mut self, name: &str, edit: Edit<'_>) -> Result<(), String>;
-}
-
-/// A change to one field.
-#[derive(Debug, Clone, Copy)]
-pub enum Edit<'a> {
-    Set(&'a [u8]),
-    Append(&'a [u8]),
-    Remove,
+    /// Makes all of the edits, or none: fails where a field is not a policy's to change or the bytes are not valid.
+    fn edit(&mut self, edits: &[types::Edit]) -> Result<(), String>;
 }
 
 /// Why a chain ended an exchange.
@@ -307,19 +299,21 @@ impl Chain {
         if amendment.edits.len() + amendment.attributes.len() > MAX_EDITS {
             return Err(bound.broke(hook, format!("it amended more than {MAX_EDITS} fields and attributes")));
         }
+        // All of an amendment or nothing: what can fail comes first.
+        let service = match amendment.service {
+            Some(_) if hook != Hook::OnRequest => return Err(bound.broke(hook, "it chose another service, which only `on-request` can".into())),
+            Some(id) => Some(bound.policy.context.services.get(id).ok_or_else(|| bound.broke(hook, "it chose a service that does not exist".into()))?),
+            None => None,
+        };
         apply(&amendment.edits, head).map_err(|message| bound.broke(hook, message))?;
+        if let Some(service) = service {
+            exchange.service = service;
+        }
         if let Some(timeout) = amendment.timeout {
             exchange.shorten(Duration::from_nanos(timeout));
         }
         if let Some(timeout) = amendment.attempt_timeout.map(Duration::from_nanos) {
             exchange.attempt_timeout = Some(exchange.attempt_timeout.map_or(timeout, |current| current.min(timeout)));
-        }
-        if let Some(service) = amendment.service {
-            if hook != Hook::OnRequest {
-                return Err(bound.broke(hook, "it chose another service, which only `on-request` can".into()));
-            }
-            let service = bound.policy.context.services.get(service);
-            exchange.service = service.ok_or_else(|| bound.broke(hook, "it chose a service that does not exist".into()))?;
         }
         exchange.acted(bound.name(), hook.name(), "amended", None);
         exchange.recording.record.attributes.extend(amendment.attributes);
@@ -340,11 +334,7 @@ fn apply(edits: &[types::Edit], head: &mut impl Metadata) -> Result<(), String> 
     if edits.len() > MAX_EDITS {
         return Err(format!("it made more than {MAX_EDITS} edits"));
     }
-    edits.iter().try_for_each(|edit| match edit {
-        types::Edit::Set((name, value)) => head.edit(name, Edit::Set(value)),
-        types::Edit::Append((name, value)) => head.edit(name, Edit::Append(value)),
-        types::Edit::Remove(name) => head.edit(name, Edit::Remove),
-    })
+    if edits.is_empty() { Ok(()) } else { head.edit(edits) }
 }
 
 /// Calls a hook with the values of the fields that its policy declared.

@@ -161,7 +161,7 @@ impl crate::chain::Metadata for NoHead {
         None
     }
 
-    fn edit(&mut self, _: &str, _: crate::chain::Edit<'_>) -> Result<(), String> {
+    fn edit(&mut self, _: &[types::Edit]) -> Result<(), String> {
         Ok(())
     }
 }

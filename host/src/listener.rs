@@ -187,7 +187,8 @@ async fn serve(worker: Rc<Worker>, listener: Rc<Listener>, mut stream: TcpStream
         let served = http.serve_connection(TokioIo::new(strict), service_for(Some(switch.clone()))).with_upgrades();
         until_drained(served, drain, |served| served.graceful_shutdown()).await;
         if let Some(violation) = switch.violation() {
-            tracing::info!(client = &*client, listener = &*listener.name, "malformed request refused: {violation}");
+            worker.node.telemetry.metrics.error(ErrorKind::BadRequest.as_str());
+            tracing::info!(client = &*client, listener = &*listener.name, "refused: {violation}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The `weir` command.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use clap::{Parser, Subcommand};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -9,8 +9,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
 use weir::telemetry::host_log::HostLog;
 use weir::telemetry::metrics::Metrics;
-use weir::config::{self, Config};
-use weir::{app, plugin};
+use weir::app;
+use weir::config::{self, Config, PolicyLimits};
+use weir::plugin::fields::Field;
 
 /// A node-local proxy whose every decision is a hot-reloadable WebAssembly policy.
 #[derive(Parser)]
@@ -110,15 +111,20 @@ fn check(file: &Path) -> Result<()> {
 fn inspect(file: &Path) -> Result<()> {
     let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
     let name = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or("plugin");
-    let engine = plugin::engine::PluginEngine::new().map_err(|error| anyhow::anyhow!("cannot start the WebAssembly engine: {error:#}"))?;
-    let plugin = engine.load(name, &bytes, 1).with_context(|| format!("{} is not a plugin that can be used", file.display()))?;
+    let (plugin, needs) = app::inspect(name, &bytes).map_err(|error| anyhow!("{} is not a plugin that can be used: {error}", file.display()))?;
     let description = &plugin.description;
     let mut out = io::stdout().lock();
     writeln!(out, "{} {} ({})", description.name, description.version, description.summary)?;
     writeln!(out, "digest   {}", plugin.digest)?;
     writeln!(out, "size     {} bytes", bytes.len())?;
     writeln!(out, "hooks    {}", plugin.hooks.names().join(", "))?;
+    match needs {
+        Ok(needs) => writeln!(out, "fields   of requests: {}; of responses: {}", list(&needs.request), list(&needs.response))?,
+        Err(why) => writeln!(out, "fields   {why}")?,
+    }
     writeln!(out, "imports  {}", plugin.imports.join(", "))?;
+    let limits = PolicyLimits::default();
+    writeln!(out, "limits   {:?} of CPU a hook, {} MiB of memory; [policy.x] limits sets others", limits.cpu, limits.memory >> 20)?;
     match description.tick {
         Some(every) => writeln!(out, "tick     every {every:?}")?,
         None => writeln!(out, "tick     never")?,
@@ -126,4 +132,8 @@ fn inspect(file: &Path) -> Result<()> {
     writeln!(out, "max-body {} bytes", description.max_body)?;
     writeln!(out, "schema   {:#}", description.schema)?;
     Ok(())
+}
+
+fn list(fields: &[Field]) -> String {
+    if fields.is_empty() { "none".into() } else { fields.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ") }
 }

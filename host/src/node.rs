@@ -2,7 +2,9 @@
 
 use crate::cells::CellStore;
 use crate::config::Config;
+use crate::keys::Keys;
 use crate::names::Names;
+use crate::plugin::Context;
 use crate::plugin::engine::PluginEngine;
 use crate::retry_budget::RetryBudget;
 use crate::service::Services;
@@ -53,6 +55,18 @@ impl Node {
 
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.load_full()
+    }
+
+    /// What the instances of a policy share with the node.
+    pub fn context(&self, policy: &str, keys: Arc<Keys>) -> Arc<Context> {
+        Arc::new(Context {
+            policy: policy.into(),
+            cells: self.cells.of_policy(policy),
+            services: self.services.clone(),
+            routes: self.route_names.clone(),
+            keys,
+            telemetry: self.telemetry.clone(),
+        })
     }
 
     pub fn generation(&self) -> u64 {

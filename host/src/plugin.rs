@@ -9,7 +9,7 @@ mod imports;
 pub mod instance;
 mod wasi;
 
-use crate::config::{OnError, PolicyLimits};
+use crate::config::{self, OnError, PolicyLimits};
 use crate::keys::Keys;
 use crate::service::Services;
 use crate::telemetry::Telemetry;
@@ -85,6 +85,22 @@ pub struct Policy {
     pub plugin: Result<Arc<Plugin>, String>,
     pub needs: Needs,
     pub context: Arc<Context>,
+}
+
+impl Policy {
+    /// A policy that has not been tried: it needs nothing yet.
+    pub fn new(config: &config::Policy, id: u64, plugin: Result<Arc<Plugin>, String>, context: Arc<Context>) -> Self {
+        Self {
+            name: config.name.as_str().into(),
+            id,
+            on_error: config.on_error,
+            limits: config.limits.clone(),
+            config: config.config.clone(),
+            plugin,
+            needs: Needs::default(),
+            context,
+        }
+    }
 }
 
 /// What the instances of a policy share with the rest of the node.

@@ -73,6 +73,15 @@ impl Reloader {
         self.status.clone()
     }
 
+    /// What is wrong with the plugin directory, files that no policy uses included.
+    pub fn problems(&self, config: &Config) -> Vec<Problem> {
+        let whole = |file: &Path, message: &str| Problem::new(file, config::Position::FILE, message);
+        let used = |name: &str| config.policies.values().any(|policy| policy.plugin == name);
+        let broken = self.directory.files().filter(|(name, _)| !used(name));
+        let broken = broken.filter_map(|(name, file)| Some(whole(&config.plugins.directory.join(format!("{name}.wasm")), file.last_error.as_ref()?)));
+        self.directory_error.iter().map(|error| whole(&self.file, error)).chain(broken).collect()
+    }
+
     /// Watches until the node drains. Runs on a thread of its own, at low priority.
     pub fn run(mut self) {
         lower_priority();

@@ -107,6 +107,10 @@ impl ErrorKind {
         }
     }
 
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
+
     pub fn as_str(self) -> &'static str {
         self.row().0
     }
@@ -136,12 +140,10 @@ impl From<FailureKind> for ErrorKind {
     }
 }
 
-/// The kind by its name. Policies may give others: those are no labels for metrics, since nothing bounds their number.
+/// The kind by its name, for the record and the metrics. Policies may give others, which count as `policy`: nothing bounds
+/// their number. `None`: it is no error.
 pub fn known_kind(name: &str) -> Option<&'static str> {
-    ErrorKind::ALL
-        .map(ErrorKind::as_str)
-        .into_iter()
-        .find(|known| *known == name)
+    (!name.is_empty()).then(|| ErrorKind::named(name).unwrap_or(ErrorKind::Policy).as_str())
 }
 
 /// Why there is no answer of the service.

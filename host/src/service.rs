@@ -47,11 +47,10 @@ struct Table {
 }
 
 impl Services {
-    /// The service of that name, made if it is new.
+    /// The service of that name, made with these options if it is new. One that is there keeps its own.
     pub fn intern(&self, name: &str, options: ServiceOptions) -> Arc<Service> {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(service) = table.by_name.get(name).and_then(|id| table.list.get(*id as usize)).cloned() {
-            service.options.store(Arc::new(options));
             return service;
         }
         let id = table.list.len() as u32;
@@ -133,6 +132,12 @@ impl Service {
     /// The version of the current set, for a look without a reference count.
     pub fn version(&self) -> u64 {
         self.endpoints.load().version
+    }
+
+    /// Takes up what a configuration says of the service.
+    pub fn configure(&self, config: &config::Service) {
+        self.options.store(Arc::new(ServiceOptions::of(config)));
+        self.set_endpoints(&config.endpoints);
     }
 
     /// Replaces the endpoints. One that stays, by its address, keeps its number and its load.

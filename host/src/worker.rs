@@ -118,9 +118,10 @@ impl Worker {
         (self.node.active.fetch_add(1, Ordering::Relaxed) < max).then_some(place)
     }
 
-    /// Whether callers are still connected. While the node drains, a connection stays only for what it has begun.
+    /// Whether callers are still connected. While the node drains, a connection stays only for what it has begun. A tunnel
+    /// has left its connection behind, and counts as an exchange in progress, on whichever worker.
     pub fn is_busy(&self) -> bool {
-        self.connections.get() > 0
+        self.connections.get() > 0 || self.node.active.load(Ordering::Relaxed) > 0
     }
 
     pub fn endpoint_metrics(&self, service: &Arc<str>, address: &Arc<str>) -> Arc<EndpointMetrics> {

@@ -13,9 +13,18 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// An error answered by the policy itself. `message` is for the reader of the answer.
+    /// An error answered by the policy itself. `message` is for the reader of the answer; the kind of error, which the
+    /// caller finds in `x-weir-error`, follows from the status. [`Reply::error`] sets another one.
     pub fn reply(status: u16, message: impl Into<String>) -> Self {
-        Self::Reply(Reply::error(status, "policy", message))
+        let kind = match status {
+            400 => "bad-request",
+            401 => "token",
+            403 => "forbidden",
+            413 => "too-large",
+            429 => "limited",
+            _ => "policy",
+        };
+        Self::Reply(Reply::error(status, kind, message))
     }
 }
 

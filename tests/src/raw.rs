@@ -105,9 +105,18 @@ impl Raw {
         limited(self.response()).await
     }
 
-    async fn response(&mut self) -> io::Result<RawResponse> {
+    /// The head of the next response only: for an answer to CONNECT, which has no body.
+    pub async fn read_head(&mut self) -> io::Result<String> {
+        limited(self.head()).await
+    }
+
+    async fn head(&mut self) -> io::Result<String> {
         let head = self.through(b"\r\n\r\n").await?;
-        let head = String::from_utf8_lossy(&head).into_owned();
+        Ok(String::from_utf8_lossy(&head).into_owned())
+    }
+
+    async fn response(&mut self) -> io::Result<RawResponse> {
+        let head = self.head().await?;
         let status = head
             .split(' ')
             .nth(1)

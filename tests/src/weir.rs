@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::client;
+use crate::client::{self, Client};
 use tempfile::TempDir;
 use weir::app::{self, Running};
 use weir::telemetry::metrics::Metrics;
@@ -56,6 +56,13 @@ pub struct Setup {
 impl Setup {
     pub fn new() -> Self {
         Self { workers: 2, ..Self::default() }
+    }
+
+    /// The services `one`, by HTTP/1.1, and `two`, by HTTP/2, at an upstream that speaks both, with the same keys of their
+    /// routes. One worker, so that records come in order.
+    pub fn in_front_of(upstream: SocketAddr, route: &str) -> Self {
+        let setup = Self::new().workers(1);
+        setup.service_with("one", &[upstream], "http1", route).service_with("two", &[upstream], "http2", route)
     }
 
     /// More TOML.
@@ -151,6 +158,11 @@ impl Weir {
         self.running().listener("in").expect("there is a listener `in`")
     }
 
+    /// A client of each protocol.
+    pub async fn clients(&self) -> anyhow::Result<[Client; 2]> {
+        Ok([Client::http1(self.address()).await?, Client::http2(self.address()).await?])
+    }
+
     pub fn admin(&self) -> SocketAddr {
         self.running().admin
     }
@@ -200,6 +212,13 @@ impl Weir {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// The records of all exchanges so far. With one worker none is still to come, as the one that this makes is last.
+    pub async fn all_records(&self) -> anyhow::Result<Vec<serde_json::Value>> {
+        client::fetch(self.address(), "no-such-service", "/last").await?;
+        anyhow::ensure!(self.records(1, |record| record["path"] == "/last").await.len() == 1, "one call, one record");
+        Ok(self.records(0, |record| record["path"] != "/last").await)
     }
 
     /// Waits until a condition holds, for at most 10 s.

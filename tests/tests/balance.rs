@@ -33,7 +33,10 @@ async fn endpoints() -> anyhow::Result<[Upstream; 3]> {
 
 /// Endpoints with weights, as the configuration has them.
 fn list(endpoints: &[(SocketAddr, u32)]) -> String {
-    let items: Vec<String> = endpoints.iter().map(|(address, weight)| format!("{{ address = \"{address}\", weight = {weight} }}")).collect();
+    let items: Vec<String> = endpoints
+        .iter()
+        .map(|(address, weight)| format!("{{ address = \"{address}\", weight = {weight} }}"))
+        .collect();
     format!("[{}]", items.join(", "))
 }
 
@@ -71,7 +74,12 @@ async fn picks(weir: &Weir, count: usize, user: impl Fn(usize) -> Option<String>
             request.headers_mut().insert("x-user", HeaderValue::try_from(user)?);
         }
         let response = clients[at % connections].send(request).await?;
-        names.push(response.header("x-endpoint").with_context(|| format!("{response:?}"))?.to_owned());
+        names.push(
+            response
+                .header("x-endpoint")
+                .with_context(|| format!("{response:?}"))?
+                .to_owned(),
+        );
     }
     Ok(names)
 }
@@ -99,7 +107,11 @@ fn counts(upstreams: &[Upstream; 3]) -> [u64; 3] {
 }
 
 fn longest_run(names: &[String]) -> usize {
-    names.chunk_by(|one, next| one == next).map(<[_]>::len).max().unwrap_or(0)
+    names
+        .chunk_by(|one, next| one == next)
+        .map(<[_]>::len)
+        .max()
+        .unwrap_or(0)
 }
 
 #[tokio::test]
@@ -107,7 +119,12 @@ async fn round_robin_takes_each_in_turn_over_all_workers() -> Result {
     let upstreams = endpoints().await?;
     let weir = start(&upstreams, [5, 1, 1], "algorithm = \"round-robin\"");
     let names = in_turn(&weir, 300).await?;
-    assert!(names.windows(3).all(|three| three[0] != three[1] && three[1] != three[2] && three[0] != three[2]), "{names:?}");
+    assert!(
+        names
+            .windows(3)
+            .all(|three| three[0] != three[1] && three[1] != three[2] && three[0] != three[2]),
+        "{names:?}"
+    );
     at_once(&weir, 30).await?;
     assert_eq!(counts(&upstreams), [260; 3], "780 requests, whatever the weights");
     Ok(())
@@ -128,13 +145,20 @@ async fn smooth_weights_5_1_1_never_give_more_than_4_in_a_row() -> Result {
 #[tokio::test]
 async fn random_picks_follow_their_shares() -> Result {
     // Five standard deviations of 1400 draws to either side: once in two million runs by chance.
-    let near = |count: u64, share: f64| (count as f64 - 1400.0 * share).abs() < 5.0 * (1400.0 * share * (1.0 - share)).sqrt();
-    for (algorithm, weights, shares) in [("random", [5, 1, 1], [1.0 / 3.0; 3]), ("weighted-random", [5, 1, 1], [5.0 / 7.0, 1.0 / 7.0, 1.0 / 7.0])] {
+    let near =
+        |count: u64, share: f64| (count as f64 - 1400.0 * share).abs() < 5.0 * (1400.0 * share * (1.0 - share)).sqrt();
+    for (algorithm, weights, shares) in [
+        ("random", [5, 1, 1], [1.0 / 3.0; 3]),
+        ("weighted-random", [5, 1, 1], [5.0 / 7.0, 1.0 / 7.0, 1.0 / 7.0]),
+    ] {
         let upstreams = endpoints().await?;
         let weir = start(&upstreams, weights, &format!("algorithm = \"{algorithm}\""));
         let names = in_turn(&weir, 1400).await?;
         let counts = counts(&upstreams);
-        assert!(counts.iter().zip(shares).all(|(count, share)| near(*count, share)), "{algorithm}: {counts:?}");
+        assert!(
+            counts.iter().zip(shares).all(|(count, share)| near(*count, share)),
+            "{algorithm}: {counts:?}"
+        );
         assert!(longest_run(&names) > 2, "{algorithm}: too regular for chance");
     }
     Ok(())
@@ -146,16 +170,6 @@ async fn least_connections_avoids_the_busy_ones() -> Result {
     let weir = start(&upstreams, [1, 1, 1], "algorithm = \"least-connections\"");
     upstreams[0].set(Answer::hang());
     let mut waiting = JoinSet::new();
-    weir.until("the first has a request that hangs", async || {
-        let address = weir.address();
-        let answered = tokio::time::timeout(Duration::from_millis(200), client::fetch(address, "s", "/")).await;
-        assert!(answered.is_ok() || upstreams[0].request_count() == 1);
-        answered.is_err()
-    })
-    .await;
-    // The one above was given up. This one stays.
-    weir.until("it is free again", async || upstreams[0].abandoned_count() == 1).await;
-    upstreams[0].forget();
     while upstreams[0].request_count() == 0 {
         let address = weir.address();
         waiting.spawn(async move { client::fetch(address, "s", "/").await });
@@ -174,17 +188,26 @@ async fn two_choices_send_at_most_3_percent_to_a_slow_endpoint() -> Result {
     let upstreams = endpoints().await?;
     upstreams[1].set(Behaviour::echo().delayed(Duration::from_millis(100)));
     let weir = start(&upstreams, [1, 1, 1], "algorithm = \"p2c-ewma\"");
+    for _ in 0..1000 {
+        client::fetch(weir.address(), "s", "/").await?;
+    }
+    let [_, slow, _] = counts(&upstreams);
+    assert!(slow <= 30, "{slow} of 1000, one at a time, went to the slow one");
     at_once(&weir, 100).await?;
     let [a, slow, c] = counts(&upstreams);
-    assert!(slow <= 48, "{slow} of 1600 went to the slow one");
-    assert!(a.min(c) > 200, "the fast ones share the rest: {a} and {c}");
+    assert!(slow <= 78, "{slow} of 2600 went to the slow one");
+    assert!(a.min(c) > 300, "the fast ones share the rest: {a} and {c}");
     Ok(())
 }
 
 #[tokio::test]
 async fn a_hashed_key_stays_at_its_endpoint() -> Result {
     let upstreams = endpoints().await?;
-    let weir = start(&upstreams, [1, 1, 1], "algorithm = \"consistent-hash\", hash-on = \"x-user\"");
+    let weir = start(
+        &upstreams,
+        [1, 1, 1],
+        "algorithm = \"consistent-hash\", hash-on = \"x-user\"",
+    );
     let user = |at: usize| Some(format!("user-{}", at % 100));
     let names = picks(&weir, 300, user).await?;
     assert!(names.chunks(100).all(|round| round == &names[..100]), "a key moved");
@@ -192,20 +215,31 @@ async fn a_hashed_key_stays_at_its_endpoint() -> Result {
     for name in &names[..100] {
         *shares.entry(name.clone()).or_insert(0) += 1;
     }
-    assert!(shares.len() == 3 && shares.values().all(|share| *share >= 10), "{shares:?}");
+    assert!(
+        shares.len() == 3 && shares.values().all(|share| *share >= 10),
+        "{shares:?}"
+    );
 
     // Without its endpoint a key moves, and no other does.
     let all: Vec<_> = upstreams.iter().map(|upstream| (upstream.address(), 1)).collect();
     let before = weir.generation();
     let config = std::fs::read_to_string(weir.config_file())?;
     std::fs::write(weir.config_file(), config.replace(&list(&all), &list(&all[..2])))?;
-    weir.until("the configuration is reloaded", async || weir.generation() > before).await;
+    weir.until("the configuration is reloaded", async || weir.generation() > before)
+        .await;
     let left = picks(&weir, 100, user).await?;
-    assert!(left.iter().zip(&names).all(|(now, then)| now == then || then == "c"), "a key moved that had no need to");
+    assert!(
+        left.iter().zip(&names).all(|(now, then)| now == then || then == "c"),
+        "a key moved that had no need to"
+    );
     assert!(!left.contains(&"c".to_owned()));
 
     let without = in_turn(&weir, 20).await?;
-    assert_eq!(without.iter().filter(|name| *name == "a").count(), 10, "without a key each gets its turn");
+    assert_eq!(
+        without.iter().filter(|name| *name == "a").count(),
+        10,
+        "without a key each gets its turn"
+    );
     Ok(())
 }
 
@@ -216,20 +250,39 @@ async fn an_endpoint_that_was_tried_or_refused_is_left_out_by_all_algorithms() -
     for algorithm in ALGORITHMS {
         let user = |at: usize| Some(at.to_string());
         let weir = setup(&[(bad.address(), 1), (good.address(), 1)], "\"retry\", ", algorithm)
-            .policy("retry", "retry", "{ max-attempts = 2, backoff = { kind = \"fixed\", delay = \"1ms\" } }")
+            .policy(
+                "retry",
+                "retry",
+                "{ max-attempts = 2, backoff = { kind = \"fixed\", delay = \"1ms\" } }",
+            )
             .start();
-        assert_eq!(picks(&weir, 30, user).await?, ["good"; 30], "{algorithm}: a second attempt went to the endpoint that had failed");
+        assert_eq!(
+            picks(&weir, 30, user).await?,
+            ["good"; 30],
+            "{algorithm}: a second attempt went to the endpoint that had failed"
+        );
 
-        let weir = setup(&[(closed_address()?, 1), (good.address(), 1)], "\"breaker\", ", algorithm)
-            .policy("breaker", "circuit-breaker", "{ trip = { consecutive-failures = 1 }, open-for = \"1h\" }")
-            .start();
+        let weir = setup(
+            &[(closed_address()?, 1), (good.address(), 1)],
+            "\"breaker\", ",
+            algorithm,
+        )
+        .policy(
+            "breaker",
+            "circuit-breaker",
+            "{ trip = { consecutive-failures = 1 }, open-for = \"1h\" }",
+        )
+        .start();
         let (mut client, mut failed) = (Client::http1(weir.address()).await?, 0);
         for at in 0..30 {
             let mut request = client::get("s", "/")?;
             request.headers_mut().insert("x-user", HeaderValue::from(at));
             failed += usize::from(!client.send(request).await?.status.is_success());
         }
-        assert!(failed <= 1, "{algorithm}: {failed} calls failed, though one opens the breaker");
+        assert!(
+            failed <= 1,
+            "{algorithm}: {failed} calls failed, though one opens the breaker"
+        );
     }
     Ok(())
 }
@@ -239,8 +292,18 @@ async fn with_no_endpoint_left_callers_are_told() -> Result {
     for algorithm in ALGORITHMS {
         let weir = setup(&[], "", algorithm).start();
         let response = client::fetch(weir.address(), "s", "/").await?;
-        assert_eq!((response.status.as_u16(), response.header("x-weir-error")), (503, Some("no-endpoint")), "{algorithm}");
-        assert!(response.json()?["message"].as_str().context("a message")?.contains("\"s\""), "{response:?}");
+        assert_eq!(
+            (response.status.as_u16(), response.header("x-weir-error")),
+            (503, Some("no-endpoint")),
+            "{algorithm}"
+        );
+        assert!(
+            response.json()?["message"]
+                .as_str()
+                .context("a message")?
+                .contains("\"s\""),
+            "{response:?}"
+        );
     }
     Ok(())
 }

@@ -1,10 +1,6 @@
-//! Bodies pass as they come, in both directions and at the pace of who reads them, with what comes before and after.
+//! Bodies arrive as they were sent, with what comes before and after them.
 
 use std::convert::Infallible;
-use std::io;
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,49 +8,50 @@ use futures_util::{StreamExt, stream};
 use http::{HeaderMap, Method, Request, StatusCode, Version};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
-use tokio::sync::mpsc;
-use weir_tests::client::{self, Body, Client, Response};
+use weir_tests::client::{self, Body, Response};
 use weir_tests::raw::Raw;
-use weir_tests::upstream::{Answer, Behaviour, Reply, Upstream, pattern};
-use weir_tests::weir::{Setup, Weir};
+use weir_tests::upstream::{Behaviour, Reply, Upstream, pattern};
+use weir_tests::weir::Setup;
 
 type Result = anyhow::Result<()>;
 
-const SOON: Duration = Duration::from_secs(10);
-const MIB: u64 = 1024 * 1024;
-/// What two sockets, two HTTP libraries and the proxy may hold of a body that nobody reads. The kernel alone lets a
-/// connection over loopback hold up to 10 MiB.
-const HELD: u64 = 40 * MIB;
-
-fn node(address: SocketAddr, route: &str) -> Weir {
-    Setup::new().workers(1).service_with("one", &[address], "http1", route).service_with("two", &[address], "http2", route).start()
-}
-
-async fn clients(weir: &Weir) -> anyhow::Result<[Client; 2]> {
-    Ok([Client::http1(weir.address()).await?, Client::http2(weir.address()).await?])
-}
-
 fn with_trailers(pieces: &'static [&'static str], trailers: HeaderMap) -> Body {
-    let data = pieces.iter().map(|piece| Frame::data(Bytes::from_static(piece.as_bytes())));
+    let data = pieces
+        .iter()
+        .map(|piece| Frame::data(Bytes::from_static(piece.as_bytes())));
     let frames = stream::iter(data.chain([Frame::trailers(trailers)])).map(Ok::<_, Infallible>);
     StreamBody::new(frames).map_err(|never| match never {}).boxed_unsync()
 }
 
 #[tokio::test]
 async fn trailers_pass_both_ways() -> Result {
-    let reply = Reply::new(200).header("trailer", "x-sum").body("answer").trailer("x-sum", "7");
+    let reply = Reply::new(200)
+        .header("trailer", "x-sum")
+        .body("answer")
+        .trailer("x-sum", "7");
     let upstream = Upstream::start(reply).await?;
-    let weir = node(upstream.address(), "");
+    let weir = Setup::in_front_of(upstream.address(), "").start();
     for service in ["one", "two"] {
-        for mut client in clients(&weir).await? {
+        for mut client in weir.clients().await? {
             let trailers = HeaderMap::from_iter([("x-digest".parse()?, "9".parse()?)]);
-            let request = Request::post(format!("http://{service}/")).header("te", "trailers").header("trailer", "x-digest");
+            let request = Request::post(format!("http://{service}/"))
+                .header("te", "trailers")
+                .header("trailer", "x-digest");
             let response = client.send(request.body(with_trailers(&["a", "b"], trailers))?).await?;
             let arrived = upstream.last().unwrap();
-            assert_eq!((&arrived.body[..], &*arrived.trailers), (&b"ab"[..], &[("x-digest".to_owned(), Bytes::from("9"))][..]), "{service}");
-            assert_eq!((&*response.text(), response.trailers.get("x-sum").map(|sum| sum.as_bytes())), ("answer", Some(&b"7"[..])), "{service}");
+            assert_eq!(
+                (&arrived.body[..], &*arrived.trailers),
+                (&b"ab"[..], &[("x-digest".to_owned(), Bytes::from("9"))][..]),
+                "{service}"
+            );
+            assert_eq!(
+                (
+                    &*response.text(),
+                    response.trailers.get("x-sum").map(|sum| sum.as_bytes())
+                ),
+                ("answer", Some(&b"7"[..])),
+                "{service}"
+            );
         }
     }
     Ok(())
@@ -63,142 +60,20 @@ async fn trailers_pass_both_ways() -> Result {
 #[tokio::test]
 async fn trailers_that_nobody_announced_reach_callers_by_http2() -> Result {
     let upstream = Upstream::start(Reply::new(200).body("answer").trailer("x-sum", "7")).await?;
-    let weir = node(upstream.address(), "");
+    let weir = Setup::in_front_of(upstream.address(), "").start();
     for service in ["one", "two"] {
-        for mut client in clients(&weir).await? {
+        for mut client in weir.clients().await? {
             let request = Request::get(format!("http://{service}/")).header("te", "trailers");
             let response = client.send(request.body(client::full(""))?).await?;
             // HTTP/1.1 may leave out what `trailer` did not announce (RFC 9110, section 6.5.1), and hyper does.
             let expected = usize::from(response.version == Version::HTTP_2);
-            assert_eq!((&*response.text(), response.trailers.len()), ("answer", expected), "{service} {:?}", response.version);
+            assert_eq!(
+                (&*response.text(), response.trailers.len()),
+                ("answer", expected),
+                "{service} {:?}",
+                response.version
+            );
         }
-    }
-    Ok(())
-}
-
-/// An HTTP/1.1 service that sends a body of `length` bytes as fast as it can, and how much of it was written.
-async fn flood(length: u64) -> io::Result<(SocketAddr, Arc<AtomicU64>)> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let address = listener.local_addr()?;
-    let written = Arc::new(AtomicU64::new(0));
-    let count = written.clone();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let count = count.clone();
-            tokio::spawn(async move {
-                stream.read(&mut [0; 4096]).await?;
-                stream.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n").as_bytes()).await?;
-                let piece = [b'x'; 64 * 1024];
-                for _ in 0..length / piece.len() as u64 {
-                    stream.write_all(&piece).await?;
-                    count.fetch_add(piece.len() as u64, Ordering::Relaxed);
-                }
-                io::Result::Ok(())
-            });
-        }
-    });
-    Ok((address, written))
-}
-
-/// Waits until a count has not grown for half a second: whoever counts is held up.
-async fn settled(count: &AtomicU64) -> u64 {
-    loop {
-        let before = count.load(Ordering::Relaxed);
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        if before > 0 && count.load(Ordering::Relaxed) == before {
-            return before;
-        }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_reader_holds_up_a_huge_answer() -> Result {
-    const LENGTH: u64 = 96 * MIB;
-    for http2 in [false, true] {
-        let (address, written) = flood(LENGTH).await?;
-        let weir = node(address, "timeout = \"none\"");
-        let mut client = if http2 { Client::http2(weir.address()).await? } else { Client::http1(weir.address()).await? };
-        let response = client.open(client::get("one", "/")?).await?;
-        let held = settled(&written).await;
-        assert!(held < HELD, "{} MiB are on their way to a caller that reads nothing", held / MIB);
-        // And nothing is lost meanwhile.
-        let mut body = response.into_body();
-        let mut read = 0;
-        while let Some(frame) = body.frame().await {
-            read += frame?.data_ref().map_or(0, |data| data.len() as u64);
-        }
-        assert_eq!(read, LENGTH);
-        assert_eq!(weir.records(1, |record| record["outcome"] == "ok" && record["response_bytes"] == LENGTH).await.len(), 1);
-    }
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_service_holds_up_a_huge_upload() -> Result {
-    const LENGTH: u64 = 96 * MIB;
-    for http2 in [false, true] {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let weir = node(listener.local_addr()?, "timeout = \"none\"");
-        let sent = Arc::new(AtomicU64::new(0));
-        let count = sent.clone();
-        let piece = Bytes::from_static(&[b'x'; 64 * 1024]);
-        let pieces = stream::iter(0..LENGTH / piece.len() as u64).map(move |_| {
-            count.fetch_add(piece.len() as u64, Ordering::Relaxed);
-            Ok(piece.clone())
-        });
-        let mut client = if http2 { Client::http2(weir.address()).await? } else { Client::http1(weir.address()).await? };
-        let request = Request::post("http://one/").header("content-length", LENGTH).body(client::stream(pieces))?;
-        let call = tokio::spawn(async move { client.open(request).await.map(|response| response.status()) });
-        let (mut service, _) = listener.accept().await?;
-        let held = settled(&sent).await;
-        assert!(held < HELD, "{} MiB are on their way to a service that reads nothing", held / MIB);
-        let (mut buffer, mut read) = (vec![0; 256 * 1024], 0);
-        while read < LENGTH {
-            let length = service.read(&mut buffer).await?;
-            assert_ne!(length, 0, "the body ends early");
-            // The first bytes are the head: a few too many.
-            read += length as u64;
-        }
-        service.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await?;
-        assert_eq!(call.await??, StatusCode::OK);
-    }
-    Ok(())
-}
-
-#[tokio::test]
-async fn both_directions_stream_at_once() -> Result {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let address = listener.local_addr()?;
-    // Answers before the request has ended, each piece by a piece.
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let mut buffer = vec![0; 4096];
-            let mut seen = String::new();
-            while !seen.contains("one") {
-                let length = stream.read(&mut buffer).await?;
-                seen.push_str(&String::from_utf8_lossy(&buffer[..length]));
-            }
-            stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nONE\r\n").await?;
-            while !seen.contains("two") {
-                let length = stream.read(&mut buffer).await?;
-                seen.push_str(&String::from_utf8_lossy(&buffer[..length]));
-            }
-            stream.write_all(b"3\r\nTWO\r\n0\r\n\r\n").await?;
-        }
-        io::Result::Ok(())
-    });
-    let weir = node(address, "");
-    for mut client in clients(&weir).await? {
-        let (sender, receiver) = mpsc::channel::<io::Result<Bytes>>(1);
-        let pieces = stream::unfold(receiver, |mut receiver| async move { Some((receiver.recv().await?, receiver)) });
-        let request = Request::post("http://one/").body(client::stream(pieces))?;
-        sender.send(Ok(Bytes::from("one"))).await?;
-        let mut body = tokio::time::timeout(SOON, client.open(request)).await??.into_body();
-        let first = tokio::time::timeout(SOON, body.frame()).await?.unwrap()?;
-        assert_eq!(first.data_ref().map(|data| &data[..]), Some(&b"ONE"[..]));
-        sender.send(Ok(Bytes::from("two"))).await?;
-        drop(sender);
-        assert_eq!(tokio::time::timeout(SOON, body.collect()).await??.to_bytes(), "TWO");
     }
     Ok(())
 }
@@ -206,7 +81,8 @@ async fn both_directions_stream_at_once() -> Result {
 #[tokio::test]
 async fn a_body_larger_than_the_replay_buffer_passes_but_is_sent_once() -> Result {
     let upstream = Upstream::start(Behaviour::mirror()).await?;
-    let retry = "{ max-attempts = 3, backoff = { kind = \"fixed\", delay = \"1ms\" }, retry-on = { statuses = [503] } }";
+    let retry =
+        "{ max-attempts = 3, backoff = { kind = \"fixed\", delay = \"1ms\" }, retry-on = { statuses = [503] } }";
     let setup = Setup::new()
         .toml("[limits]\nmax-body-buffer = \"4KiB\"\n[chain]\nc = [\"retry\"]")
         .service_with("one", &[upstream.address()], "http1", "chain = \"c\"")
@@ -214,16 +90,23 @@ async fn a_body_larger_than_the_replay_buffer_passes_but_is_sent_once() -> Resul
         .policy("retry", "retry", retry);
     let weir = setup.start();
     for service in ["one", "two"] {
-        for mut client in clients(&weir).await? {
+        for mut client in weir.clients().await? {
             for (length, status, sent) in [(4 * 1024, 200, 2), (4 * 1024 + 1, 503, 1), (3_000_000, 503, 1)] {
                 upstream.set(Behaviour::mirror());
                 let put = |body| client::request(Method::PUT, service, "/", body);
                 let response = client.send(put(pattern(0, length))?).await?;
-                assert!(response.status == 200 && response.body == pattern(0, length), "{response:?}");
+                assert!(
+                    response.status == 200 && response.body == pattern(0, length),
+                    "{response:?}"
+                );
                 upstream.forget();
                 upstream.set(Behaviour::mirror().fail_first(1, 503));
                 let response = client.send(put(pattern(0, length))?).await?;
-                assert_eq!((response.status.as_u16(), upstream.request_count()), (status, sent), "{service} {length}");
+                assert_eq!(
+                    (response.status.as_u16(), upstream.request_count()),
+                    (status, sent),
+                    "{service} {length}"
+                );
             }
         }
     }
@@ -233,10 +116,13 @@ async fn a_body_larger_than_the_replay_buffer_passes_but_is_sent_once() -> Resul
 #[tokio::test]
 async fn a_caller_that_expects_100_continue_is_told_to() -> Result {
     let upstream = Upstream::start(Behaviour::mirror()).await?;
-    let weir = node(upstream.address(), "");
+    let weir = Setup::in_front_of(upstream.address(), "").start();
     let mut raw = Raw::connect(weir.address()).await?;
     for service in ["one", "two"] {
-        raw.send(format!("POST / HTTP/1.1\r\nhost: {service}\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n")).await?;
+        raw.send(format!(
+            "POST / HTTP/1.1\r\nhost: {service}\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n"
+        ))
+        .await?;
         assert_eq!(raw.read_response().await?.status, 100);
         raw.send("hello").await?;
         let response = raw.read_response().await?;
@@ -244,17 +130,24 @@ async fn a_caller_that_expects_100_continue_is_told_to() -> Result {
         assert_eq!(upstream.last().unwrap().header("expect"), None);
     }
     // A caller whose call goes nowhere is not asked for its body.
-    raw.send("POST / HTTP/1.1\r\nhost: nobody\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n").await?;
+    raw.send("POST / HTTP/1.1\r\nhost: nobody\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n")
+        .await?;
     assert_eq!(raw.read_response().await?.status, 404);
     Ok(())
 }
 
 #[tokio::test]
 async fn interim_answers_do_not_disturb_the_final_one() -> Result {
-    let upstream = Upstream::start(Reply::new(200).interim(103, "link", "</style.css>").interim(102, "a", "b").body("final")).await?;
-    let weir = node(upstream.address(), "");
+    let upstream = Upstream::start(
+        Reply::new(200)
+            .interim(103, "link", "</style.css>")
+            .interim(102, "a", "b")
+            .body("final"),
+    )
+    .await?;
+    let weir = Setup::in_front_of(upstream.address(), "").start();
     for service in ["one", "two"] {
-        for mut client in clients(&weir).await? {
+        for mut client in weir.clients().await? {
             let response = client.send(client::get(service, "/")?).await?;
             assert_eq!((response.status, &*response.text()), (StatusCode::OK, "final"));
         }
@@ -270,14 +163,26 @@ async fn answers_without_a_body_have_none_and_leave_the_connection_usable() -> R
         _ => Reply::new(200).body("a body").into(),
     }))
     .await?;
-    let weir = node(upstream.address(), "");
+    let weir = Setup::in_front_of(upstream.address(), "").start();
     for service in ["one", "two"] {
-        for mut client in clients(&weir).await? {
-            for (method, path, status, length) in
-                [(Method::HEAD, "/", 200, Some("6")), (Method::GET, "/204", 204, None), (Method::GET, "/304", 304, None), (Method::HEAD, "/304", 304, None), (Method::DELETE, "/204", 204, None)]
-            {
+        for mut client in weir.clients().await? {
+            for (method, path, status, length) in [
+                (Method::HEAD, "/", 200, Some("6")),
+                (Method::GET, "/204", 204, None),
+                (Method::GET, "/304", 304, None),
+                (Method::HEAD, "/304", 304, None),
+                (Method::DELETE, "/204", 204, None),
+            ] {
                 let response = client.send(client::request(method.clone(), service, path, "")?).await?;
-                assert_eq!((response.status.as_u16(), response.header("content-length"), &*response.text()), (status, length, ""), "{service} {method} {path}");
+                assert_eq!(
+                    (
+                        response.status.as_u16(),
+                        response.header("content-length"),
+                        &*response.text()
+                    ),
+                    (status, length, ""),
+                    "{service} {method} {path}"
+                );
             }
             assert_eq!(client.send(client::get(service, "/")?).await?.text(), "a body");
         }
@@ -287,55 +192,25 @@ async fn answers_without_a_body_have_none_and_leave_the_connection_usable() -> R
 }
 
 #[tokio::test]
-async fn an_answer_that_does_not_wait_for_the_body_reaches_the_caller() -> Result {
-    const LENGTH: usize = 8_000_000;
-    let upstream = Upstream::start(Behaviour::from(Reply::new(413).body("too much")).before_body()).await?;
-    let weir = node(upstream.address(), "");
-    for service in ["one", "two"] {
-        for mut client in clients(&weir).await? {
-            let response = client.send(client::post(service, "/", pattern(0, LENGTH))?).await?;
-            assert_eq!((response.status.as_u16(), &*response.text(), &response.broken), (413, "too much", &None), "{service}");
-        }
-    }
-    assert_eq!(weir.records(4, |record| record["outcome"] == "ok" && record["status"] == 413).await.len(), 4);
-    Ok(())
-}
-
-#[tokio::test]
-async fn an_upload_that_breaks_off_is_never_taken_for_whole() -> Result {
-    let upstream = Upstream::start(Answer::from(200)).await?;
-    let weir = node(upstream.address(), "");
-    for (abandoned, service) in [(1, "one"), (3, "two")] {
-        for (more, mut client) in (0..).zip(clients(&weir).await?) {
-            let pieces = stream::iter([Ok(Bytes::from("half")), Err(io::Error::other("the caller breaks off"))]);
-            let slowly = pieces.then(|piece| async { tokio::time::sleep(Duration::from_millis(50)).await; piece });
-            let request = Request::post(format!("http://{service}/")).body(client::stream(slowly.boxed()))?;
-            client.open(request).await.expect_err("there is no answer to half a request");
-            let started = std::time::Instant::now();
-            while upstream.abandoned_count() < abandoned + more && started.elapsed() < SOON {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-            assert_eq!(upstream.abandoned_count(), abandoned + more, "{service}");
-            assert_eq!(upstream.last().unwrap().body, "");
-        }
-    }
-    let records = weir.records(4, |_| true).await;
-    assert!(records.len() == 4 && records.iter().all(|record| record["outcome"] == "client-left"), "{records:#?}");
-    Ok(())
-}
-
-#[tokio::test]
 async fn large_bodies_arrive_whole_in_every_framing() -> Result {
     const LENGTH: usize = 2_000_000;
     let whole = Reply::new(200).huge(LENGTH as u64);
     let upstream = Upstream::start(200).await?;
-    let weir = node(upstream.address(), "");
-    for reply in [whole.clone(), whole.clone().chunked(), whole.clone().until_close(), whole.trickle(100_000, Duration::from_millis(2))] {
+    let weir = Setup::in_front_of(upstream.address(), "").start();
+    for reply in [
+        whole.clone(),
+        whole.clone().chunked(),
+        whole.clone().until_close(),
+        whole.trickle(100_000, Duration::from_millis(2)),
+    ] {
         upstream.set(reply.clone());
         for service in ["one", "two"] {
-            for mut client in clients(&weir).await? {
+            for mut client in weir.clients().await? {
                 let response: Response = client.send(client::get(service, "/")?).await?;
-                assert!(response.broken.is_none() && response.body == pattern(0, LENGTH), "{service} {reply:?}: {response:?}");
+                assert!(
+                    response.broken.is_none() && response.body == pattern(0, LENGTH),
+                    "{service} {reply:?}: {response:?}"
+                );
             }
         }
     }

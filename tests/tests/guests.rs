@@ -132,7 +132,7 @@ async fn a_broken_hook_costs_its_exchange_at_most_and_one_instance() -> Result {
     // One record each, which names the policy.
     let records = weir.records(cases.len() * 2, |record| record["service"] == "service").await;
     assert_eq!(records.len(), cases.len() * 2);
-    let failed = records.iter().filter(|record| record["policies"].to_string().contains("failed")).count();
+    let failed = records.iter().filter(|record| record["acted"].to_string().contains("failed")).count();
     assert!(failed >= cases.len(), "{failed} of {} exchanges name the policy that failed", cases.len());
     Ok(())
 }

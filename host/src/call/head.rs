@@ -1,12 +1,14 @@
 //! Requests and answers as a chain sees them.
 
 use super::{Walk, request};
-use crate::chain::{Edit, Metadata};
+use crate::chain::Metadata;
+use crate::plugin::bindings::types;
 use crate::plugin::fields::Pseudo;
 use crate::service::InFlight;
 use http::header::{COOKIE, HeaderMap, HeaderName};
 use http::request::Parts;
-use http::Response;
+use http::{HeaderValue, Response};
+use smallvec::SmallVec;
 use std::borrow::Cow;
 
 /// A request on its way to a service.
@@ -35,8 +37,8 @@ impl Metadata for RequestHead<'_> {
         Some(bytes(text))
     }
 
-    fn edit(&mut self, name: &str, edit: Edit<'_>) -> Result<(), String> {
-        apply(&mut self.parts.headers, name, edit)
+    fn edit(&mut self, edits: &[types::Edit]) -> Result<(), String> {
+        apply(&mut self.parts.headers, edits)
     }
 }
 
@@ -59,7 +61,7 @@ impl<B> Metadata for AnswerView<'_, B> {
         }))
     }
 
-    fn edit(&mut self, _: &str, _: Edit<'_>) -> Result<(), String> {
+    fn edit(&mut self, _: &[types::Edit]) -> Result<(), String> {
         Err("an outcome cannot be edited".into())
     }
 }
@@ -84,8 +86,8 @@ impl<B> Metadata for AnswerHead<'_, B> {
         }))
     }
 
-    fn edit(&mut self, name: &str, edit: Edit<'_>) -> Result<(), String> {
-        apply(self.response.headers_mut(), name, edit)
+    fn edit(&mut self, edits: &[types::Edit]) -> Result<(), String> {
+        apply(self.response.headers_mut(), edits)
     }
 }
 
@@ -103,23 +105,38 @@ fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>
     Some(all.into())
 }
 
-fn apply(headers: &mut HeaderMap, name: &str, edit: Edit<'_>) -> Result<(), String> {
-    let name = request::editable_name(name)?;
+/// An edit whose name and value can be in a header.
+enum Checked {
+    Set(HeaderName, HeaderValue),
+    Append(HeaderName, HeaderValue),
+    Remove(HeaderName),
+}
+
+fn apply(headers: &mut HeaderMap, edits: &[types::Edit]) -> Result<(), String> {
+    let checked: SmallVec<[Checked; 4]> = edits.iter().map(checked).collect::<Result<_, _>>()?;
+    // What `HeaderMap` takes at most is far above what a caller or an endpoint may send.
     let too_many = |_| "there are too many fields".to_owned();
-    match edit {
-        Edit::Set(bytes) => {
-            let value = request::editable_value(&name, bytes)?;
-            headers.try_insert(name, value).map_err(too_many)?;
-        }
-        Edit::Append(bytes) => {
-            let value = request::editable_value(&name, bytes)?;
-            headers.try_append(name, value).map_err(too_many)?;
-        }
-        Edit::Remove => {
+    checked.into_iter().try_for_each(|edit| match edit {
+        Checked::Set(name, value) => headers.try_insert(name, value).map(drop).map_err(too_many),
+        Checked::Append(name, value) => headers.try_append(name, value).map(drop).map_err(too_many),
+        Checked::Remove(name) => {
             headers.remove(&name);
+            Ok(())
         }
-    }
-    Ok(())
+    })
+}
+
+fn checked(edit: &types::Edit) -> Result<Checked, String> {
+    let field = |name: &str, value: &[u8]| {
+        let name = request::editable_name(name)?;
+        let value = request::editable_value(&name, value)?;
+        Ok::<_, String>((name, value))
+    };
+    Ok(match edit {
+        types::Edit::Set((name, value)) => field(name, value).map(|(name, value)| Checked::Set(name, value))?,
+        types::Edit::Append((name, value)) => field(name, value).map(|(name, value)| Checked::Append(name, value))?,
+        types::Edit::Remove(name) => Checked::Remove(request::editable_name(name)?),
+    })
 }
 
 fn bytes(text: Cow<'_, str>) -> Cow<'_, [u8]> {

@@ -37,7 +37,7 @@ impl Refusal {
     /// No endpoint is left, because a policy refused it or all of them.
     pub fn of_endpoint(service: &str, refusal: types::Refusal) -> Self {
         let retry_after = refusal.retry_after.map(Duration::from_nanos);
-        let kind = if refusal.error == "breaker-open" { ErrorKind::BreakerOpen } else { ErrorKind::NoEndpoint };
+        let kind = ErrorKind::named(&refusal.error).unwrap_or(ErrorKind::NoEndpoint);
         ProxyError { retry_after, ..ProxyError::new(kind, format!("service {service:?}: {}", refusal.reason)) }.into()
     }
 }

@@ -14,7 +14,7 @@ use super::show;
 use super::values::{choice, list, name, reference, size, string, table, timeout};
 
 /// A plugin with a configuration, to be placed in chains.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Policy {
     #[serde(skip)]

@@ -263,7 +263,7 @@ pub struct Limits {
     /// For a connection to carry nothing.
     #[serde(serialize_with = "show::duration")]
     pub idle_timeout: Duration,
-    /// Exchanges that wait for a connection, over all services.
+    /// Exchanges in progress on the node, streams and tunnels included; more are answered 503.
     pub max_pending: usize,
     /// Attempts of one exchange, whatever its policies decide.
     pub max_attempts: u32,

@@ -105,7 +105,7 @@ impl PluginEngine {
         if bytes.starts_with(b"\0asm") && bytes.get(6..8) == Some(&[0, 0]) {
             return Err(LoadError::CoreModule);
         }
-        let component = Component::from_binary(&self.engine, bytes).map_err(|error| LoadError::Invalid(format!("{error:#}")))?;
+        let component = Component::from_binary(&self.engine, bytes).map_err(|error| LoadError::Invalid(first_line(&error)))?;
         let imports = self.check_names(&component)?;
         let (exports, hooks) = Exports::find(&component);
         for hook in [Hook::Describe, Hook::Configure] {
@@ -172,15 +172,22 @@ impl PluginEngine {
         }
         let schema = serde_json::from_str(&said.schema).map_err(|error| LoadError::Describe(format!("its schema is not JSON: {error}")))?;
         jsonschema::validator_for(&schema).map_err(|error| LoadError::Describe(format!("its schema is not a JSON Schema: {error}")))?;
+        // People read these on a terminal.
+        let line = |text: String| text.replace(char::is_control, " ");
         Ok(Description {
-            name: said.name,
-            version: said.version,
-            summary: said.summary,
+            name: line(said.name),
+            version: line(said.version),
+            summary: line(said.summary),
             schema,
             tick: (said.tick > 0).then(|| Duration::from_nanos(said.tick).max(Duration::from_millis(10))),
             max_body: (said.max_body as usize).min(1024 * 1024),
         })
     }
+}
+
+/// Of an error that shows the bytes around it, the line that says what it is.
+fn first_line(error: &wasmtime::Error) -> String {
+    error.root_cause().to_string().lines().next().unwrap_or_default().to_owned()
 }
 
 /// SHA-256 in hexadecimal: what tells one version of a plugin from another.

@@ -2,6 +2,7 @@
 
 use super::bindings::types;
 use http::HeaderName;
+use std::fmt;
 
 /// A declared field.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +39,19 @@ impl Pseudo {
         (":route", Self::Route),
     ];
     const RESPONSE: [(&'static str, Self); 3] = [(":status", Self::Status), (":service", Self::Service), (":endpoint", Self::Endpoint)];
+}
+
+impl fmt::Display for Field {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Header(name) => f.write_str(name.as_str()),
+            Self::Attribute(name) => write!(f, "@{name}"),
+            Self::Pseudo(pseudo) => {
+                let mut all = Pseudo::REQUEST.iter().chain(&Pseudo::RESPONSE);
+                f.write_str(all.find(|(_, known)| known == pseudo).map_or("", |(name, _)| name))
+            }
+        }
+    }
 }
 
 /// The most fields of one kind that a policy may declare.

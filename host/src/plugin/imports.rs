@@ -25,6 +25,9 @@ const MAX_HANDLES: usize = 100_000;
 const MAX_TRANSFER: usize = 2 * 1024 * 1024;
 const MAX_LOG_LINE: usize = 4096;
 const MAX_LOG_LINES_A_SECOND: u32 = 100;
+/// Bytes that are kept of the scope of a circuit breaker, and of why it changed its state.
+const MAX_SCOPE: usize = 200;
+const MAX_REASON: usize = 500;
 
 /// The host's side of one instance.
 pub struct State {
@@ -107,17 +110,11 @@ impl State {
 
     /// Writes a line of the policy's to the node's log, within limits.
     pub fn log(&mut self, level: log::Level, message: &str) {
-        let Some(context) = &self.context else { return };
-        let second = now() / 1_000_000_000;
-        if self.log_second != second {
-            (self.log_second, self.log_lines) = (second, 0);
-        }
-        self.log_lines += 1;
-        if self.log_lines > MAX_LOG_LINES_A_SECOND {
+        if !self.may_log() {
             return;
         }
-        let end = message.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= MAX_LOG_LINE).last().unwrap_or(0);
-        let (policy, message) = (&*context.policy, message.get(..end).unwrap_or_default());
+        let Some(context) = &self.context else { return };
+        let (policy, message) = (&*context.policy, shortened(message, MAX_LOG_LINE));
         match level {
             log::Level::Error => tracing::error!(policy, "{message}"),
             log::Level::Warn => tracing::warn!(policy, "{message}"),
@@ -125,6 +122,21 @@ impl State {
             log::Level::Debug => tracing::debug!(policy, "{message}"),
         }
     }
+
+    /// Counts a line that goes to the node's log because of this instance; false if there were enough in this second.
+    fn may_log(&mut self) -> bool {
+        let second = now() / 1_000_000_000;
+        if self.log_second != second {
+            (self.log_second, self.log_lines) = (second, 0);
+        }
+        self.log_lines = self.log_lines.saturating_add(1);
+        self.log_lines <= MAX_LOG_LINES_A_SECOND
+    }
+}
+
+/// The beginning of a text, of at most so many bytes.
+fn shortened(text: &str, most: usize) -> &str {
+    text.get(..text.floor_char_boundary(most)).unwrap_or_default()
 }
 
 /// Keeps a thing and returns its handle.
@@ -253,19 +265,22 @@ impl endpoints::Host for State {
     }
 
     fn eject(&mut self, service: u32, endpoint: u32, duration: u64) -> Result<bool> {
+        let may_log = self.may_log();
         let context = self.context()?;
         let now = now();
         let Some(service) = context.services.get(service) else { return Ok(false) };
         let ejected = service.eject(endpoint, now.saturating_add(duration), now);
-        if ejected {
+        if ejected && may_log {
             tracing::info!(policy = &*context.policy, service = &*service.name, endpoint, "endpoint ejected for {:?}", Duration::from_nanos(duration));
         }
         Ok(ejected)
     }
 
     fn report_breaker(&mut self, service: u32, endpoint: Option<u32>, scope: String, state: endpoints::Breaker, reason: String) -> Result<()> {
+        let may_log = self.may_log();
         let context = self.context()?;
         let Some(service) = context.services.get(service) else { return Ok(()) };
+        let (scope, reason) = (shortened(&scope, MAX_SCOPE).to_owned(), shortened(&reason, MAX_REASON).to_owned());
         let to = match state {
             endpoints::Breaker::Closed => "closed",
             endpoints::Breaker::Open => "open",
@@ -278,7 +293,9 @@ impl endpoints::Host for State {
             return Ok(());
         }
         let address = endpoint.as_ref().map_or_else(|| Arc::from(""), |endpoint| endpoint.address.clone());
-        tracing::info!(policy = &*context.policy, service = &*service.name, endpoint = &*address, scope, state = to, reason, "circuit breaker");
+        if may_log {
+            tracing::info!(policy = &*context.policy, service = &*service.name, endpoint = &*address, scope, state = to, reason, "circuit breaker");
+        }
         context.telemetry.metrics.breaker_transition(&context.policy, &service.name, &address, to);
         let told = BreakerState { policy: context.policy.clone(), state: to, reason };
         match endpoint {

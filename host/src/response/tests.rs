@@ -57,7 +57,8 @@ fn each_kind_has_its_status() {
     for (kind, _) in expected {
         assert_eq!(known_kind(kind), Some(kind));
     }
-    assert_eq!(known_kind("teapot"), None);
+    assert_eq!(known_kind("teapot"), Some("policy"));
+    assert_eq!(known_kind(""), None);
 }
 
 #[test]

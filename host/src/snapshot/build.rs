@@ -79,7 +79,7 @@ impl Built {
     pub fn publish(self, node: &Node) -> Arc<Snapshot> {
         let config = &self.snapshot.config;
         for service in &config.services {
-            service_of(node, service).set_endpoints(&service.endpoints);
+            service_of(node, service).configure(service);
         }
         node.retry_budget.set(config.retry_budget.percent, config.retry_budget.min_per_second);
         node.cells.retain(|policy| config.policies.contains_key(policy));

@@ -6,7 +6,7 @@ use crate::keys::Keys;
 use crate::node::Node;
 use crate::plugin::fields::Needs;
 use crate::plugin::instance::{ConfigureError, Instance};
-use crate::plugin::{Context, Plugin, Plugins, Policy};
+use crate::plugin::{Plugin, Plugins, Policy};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -44,26 +44,11 @@ pub fn policy(input: &PolicyInput<'_>) -> Made {
     {
         return Made { policy: before.clone(), unusable: Vec::new(), refused: Vec::new() };
     }
-    let mut policy = Policy {
-        name: input.config.name.as_str().into(),
-        id: input.node.next_policy_id(),
-        on_error: input.config.on_error,
-        limits: input.config.limits.clone(),
-        config: input.config.config.clone(),
-        plugin,
-        needs: Needs::default(),
-        context: Arc::new(Context {
-            policy: input.config.name.as_str().into(),
-            cells: input.node.cells.of_policy(&input.config.name),
-            services: input.node.services.clone(),
-            routes: input.node.route_names.clone(),
-            keys: input.keys.clone(),
-            telemetry: input.node.telemetry.clone(),
-        }),
-    };
+    let context = input.node.context(&input.config.name, input.keys.clone());
+    let mut policy = Policy::new(input.config, input.node.next_policy_id(), plugin, context);
     let (mut unusable, mut refused) = (Vec::new(), Vec::new());
     let tried = match &policy.plugin {
-        Err(why) => Err(Failed::Plugin(Problem::new(input.file, input.config.plugin_position(), format!("policy {:?}: {why}", input.config.name)))),
+        Err(why) => Err(Failed::Plugin(without_plugin(input, why))),
         Ok(plugin) => try_out(input, &policy, plugin),
     };
     match tried {
@@ -114,6 +99,15 @@ fn missing(input: &PolicyInput<'_>) -> String {
     let names: Vec<&str> = input.plugins.keys().map(String::as_str).collect();
     let there = if names.is_empty() { "there are none".to_owned() } else { format!("there are {}", names.join(", ")) };
     format!("there is no plugin {:?} in the plugin directory: {there}", input.config.plugin)
+}
+
+fn without_plugin(input: &PolicyInput<'_>, why: &str) -> Problem {
+    let plugin = &input.config.plugin;
+    let problem = Problem::new(input.file, input.config.plugin_position(), format!("policy {:?}: {why}", input.config.name));
+    match input.plugins.contains_key(plugin) {
+        true => problem.with_hint(format!("put a version of {plugin}.wasm there that works")),
+        false => problem.with_hint(format!("put {plugin}.wasm there, or name another plugin")),
+    }
 }
 
 /// Checks the configuration against the plugin's schema, then lets the plugin itself judge it.

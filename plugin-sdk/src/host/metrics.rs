@@ -1,4 +1,4 @@
-//! A policy's own metrics, shown as `weir_policy_<name>`. At most 64 a policy.
+//! A policy's own metrics, shown as `weir_policy_<name>`. At most 32 a policy.
 
 use super::sys::metrics as sys;
 use crate::{Error, Result};
