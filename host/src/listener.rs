@@ -176,11 +176,11 @@ async fn serve(worker: Rc<Worker>, listener: Rc<Listener>, mut stream: TcpStream
         until_drained(served, drain, |served| served.graceful_shutdown()).await;
     } else {
         let heads = Limits { max_target_bytes: limits.max_target_bytes, max_head_bytes: limits.max_header_bytes, max_headers: limits.max_headers };
-        let strict = Strict::new(stream, read, heads);
+        let strict = Strict::new(stream, read, heads).head_timeout(limits.header_timeout);
         let switch = strict.switch();
         let mut http = http1::Builder::new();
-        // hyper counts the time between two requests as part of reading the next one's head.
-        http.timer(TokioTimer::new()).header_read_timeout(limits.header_timeout.max(limits.idle_timeout));
+        // To hyper the time between two requests is part of reading the next one's head; `Strict` times the head itself.
+        http.timer(TokioTimer::new()).header_read_timeout(limits.idle_timeout);
         if limits.max_headers > 100 {
             http.max_headers(limits.max_headers);
         }

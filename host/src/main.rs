@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
-use weir::telemetry::host_log::HostLog;
-use weir::telemetry::metrics::Metrics;
 use weir::app;
 use weir::config::{self, Config, PolicyLimits};
 use weir::plugin::fields::Field;
+use weir::telemetry::host_log::HostLog;
+use weir::telemetry::metrics::Metrics;
 
 /// A node-local proxy whose every decision is a hot-reloadable WebAssembly policy.
 #[derive(Parser)]
@@ -50,7 +50,13 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever reads has read enough, as in `weir inspect … | head`.
-        Err(error) if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) => ExitCode::SUCCESS,
+        Err(error)
+            if error
+                .downcast_ref::<io::Error>()
+                .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) =>
+        {
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             // Nobody may be there to read it.
             let _ = writeln!(io::stderr().lock(), "{error:#}");
@@ -60,7 +66,9 @@ fn main() -> ExitCode {
 }
 
 fn run(file: &Path) -> Result<()> {
-    let level = config::load(file).map_or(LevelFilter::INFO, |config| config.log.level.as_str().parse().unwrap_or(LevelFilter::INFO));
+    let level = config::load(file).map_or(LevelFilter::INFO, |config| {
+        config.log.level.as_str().parse().unwrap_or(LevelFilter::INFO)
+    });
     let metrics = Metrics::new();
     let _log = HostLog::start(level, metrics.log_lines_dropped("host"))?;
     let signals = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -102,29 +110,54 @@ impl StopSignal {
 
 fn check(file: &Path) -> Result<()> {
     let config = app::check(file)?;
-    let Config { listeners, services, routes, policies, .. } = &config;
+    let Config {
+        listeners,
+        services,
+        routes,
+        policies,
+        ..
+    } = &config;
     let (listeners, services, routes, policies) = (listeners.len(), services.len(), routes.len(), policies.len());
-    writeln!(io::stdout().lock(), "{}: ok: {listeners} listeners, {services} services, {routes} routes, {policies} policies", file.display())?;
+    writeln!(
+        io::stdout().lock(),
+        "{}: ok: {listeners} listeners, {services} services, {routes} routes, {policies} policies",
+        file.display()
+    )?;
     Ok(())
 }
 
 fn inspect(file: &Path) -> Result<()> {
     let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
     let name = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or("plugin");
-    let (plugin, needs) = app::inspect(name, &bytes).map_err(|error| anyhow!("{} is not a plugin that can be used: {error}", file.display()))?;
+    let (plugin, needs) = app::inspect(name, &bytes)
+        .map_err(|error| anyhow!("{} is not a plugin that can be used: {error}", file.display()))?;
     let description = &plugin.description;
     let mut out = io::stdout().lock();
-    writeln!(out, "{} {} ({})", description.name, description.version, description.summary)?;
+    writeln!(
+        out,
+        "{} {} ({})",
+        description.name, description.version, description.summary
+    )?;
     writeln!(out, "digest   {}", plugin.digest)?;
     writeln!(out, "size     {} bytes", bytes.len())?;
     writeln!(out, "hooks    {}", plugin.hooks.names().join(", "))?;
     match needs {
-        Ok(needs) => writeln!(out, "fields   of requests: {}; of responses: {}", list(&needs.request), list(&needs.response))?,
+        Ok(needs) => writeln!(
+            out,
+            "fields   of requests: {}; of responses: {}",
+            list(&needs.request),
+            list(&needs.response)
+        )?,
         Err(why) => writeln!(out, "fields   {why}")?,
     }
     writeln!(out, "imports  {}", plugin.imports.join(", "))?;
     let limits = PolicyLimits::default();
-    writeln!(out, "limits   {:?} of CPU a hook, {} MiB of memory; [policy.x] limits sets others", limits.cpu, limits.memory >> 20)?;
+    writeln!(
+        out,
+        "limits   {:?} of CPU a hook, {} MiB of memory; [policy.x] limits sets others",
+        limits.cpu,
+        limits.memory >> 20
+    )?;
     match description.tick {
         Some(every) => writeln!(out, "tick     every {every:?}")?,
         None => writeln!(out, "tick     never")?,
@@ -135,5 +168,9 @@ fn inspect(file: &Path) -> Result<()> {
 }
 
 fn list(fields: &[Field]) -> String {
-    if fields.is_empty() { "none".into() } else { fields.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ") }
+    if fields.is_empty() {
+        "none".into()
+    } else {
+        fields.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    }
 }

@@ -78,8 +78,17 @@ impl Reloader {
         let whole = |file: &Path, message: &str| Problem::new(file, config::Position::FILE, message);
         let used = |name: &str| config.policies.values().any(|policy| policy.plugin == name);
         let broken = self.directory.files().filter(|(name, _)| !used(name));
-        let broken = broken.filter_map(|(name, file)| Some(whole(&config.plugins.directory.join(format!("{name}.wasm")), file.last_error.as_ref()?)));
-        self.directory_error.iter().map(|error| whole(&self.file, error)).chain(broken).collect()
+        let broken = broken.filter_map(|(name, file)| {
+            Some(whole(
+                &config.plugins.directory.join(format!("{name}.wasm")),
+                file.last_error.as_ref()?,
+            ))
+        });
+        self.directory_error
+            .iter()
+            .map(|error| whole(&self.file, error))
+            .chain(broken)
+            .collect()
     }
 
     /// Watches until the node drains. Runs on a thread of its own, at low priority.
@@ -146,7 +155,11 @@ impl Reloader {
             Ok(text) => text,
             Err(error) => {
                 if self.text.take().is_some() {
-                    self.refuse_config(&[Problem::new(&self.file, config::Position::FILE, format!("cannot be read: {error}"))]);
+                    self.refuse_config(&[Problem::new(
+                        &self.file,
+                        config::Position::FILE,
+                        format!("cannot be read: {error}"),
+                    )]);
                 }
                 return false;
             }
@@ -167,12 +180,16 @@ impl Reloader {
     /// Some things are set up once, at start.
     fn same_at_start(&self, config: Config) -> Result<Config, Vec<Problem>> {
         let current = &self.node.snapshot().config;
-        let same = config.listeners == current.listeners && config.admin == current.admin && config.node == current.node;
+        let same =
+            config.listeners == current.listeners && config.admin == current.admin && config.node == current.node;
         if same && config.log == current.log && config.trace == current.trace {
             return Ok(config);
         }
         let message = "changes of [admin], [node], [log], [trace] and [[listener]] take effect at the next start";
-        Err(vec![Problem::new(&self.file, config::Position::FILE, message).with_hint("restart weir, or take these changes back")])
+        Err(vec![
+            Problem::new(&self.file, config::Position::FILE, message)
+                .with_hint("restart weir, or take these changes back"),
+        ])
     }
 
     /// Takes over what is waiting: all of it at one instant if it fits together, since what changed together may need
@@ -207,11 +224,15 @@ impl Reloader {
     /// Puts the waiting configuration into effect, together with these plugins. Returns false if that cannot be; where it
     /// stands alone, that is its last word.
     fn take_config(&mut self, candidates: &[Candidate]) -> bool {
-        let Some(config) = self.waiting.clone() else { return false };
+        let Some(config) = self.waiting.clone() else {
+            return false;
+        };
         match self.attempt(config, candidates) {
             Ok(generation) => {
                 self.waiting = None;
-                candidates.iter().for_each(|candidate| self.accept(candidate, generation));
+                candidates
+                    .iter()
+                    .for_each(|candidate| self.accept(candidate, generation));
                 self.node.telemetry.metrics.reload("config", "ok");
                 tracing::info!(generation, "configuration reloaded");
                 let mut status = self.status();
@@ -230,7 +251,11 @@ impl Reloader {
     /// Builds and publishes, or says why not.
     fn attempt(&self, config: Arc<Config>, candidates: &[Candidate]) -> Result<u64, Vec<Problem>> {
         let mut plugins = self.directory.plugins();
-        plugins.extend(candidates.iter().map(|candidate| (candidate.name.clone(), Ok(candidate.plugin.clone()))));
+        plugins.extend(
+            candidates
+                .iter()
+                .map(|candidate| (candidate.name.clone(), Ok(candidate.plugin.clone()))),
+        );
         let built = build(&self.node, &self.file, config, plugins)?;
         if !built.refused.is_empty() {
             return Err(built.refused);
@@ -241,12 +266,20 @@ impl Reloader {
     fn accept(&mut self, candidate: &Candidate, generation: u64) {
         self.directory.accept(candidate);
         self.node.telemetry.metrics.reload("plugin", "ok");
-        tracing::info!(plugin = candidate.name, generation, digest = candidate.plugin.digest, "plugin reloaded");
+        tracing::info!(
+            plugin = candidate.name,
+            generation,
+            digest = candidate.plugin.digest,
+            "plugin reloaded"
+        );
     }
 
     fn told_failed(&self, plugin: &str, why: &str) {
         self.node.telemetry.metrics.reload("plugin", "failed");
-        tracing::error!(plugin, "plugin not loaded, the last good version, if there is one, stays in use: {why}");
+        tracing::error!(
+            plugin,
+            "plugin not loaded, the last good version, if there is one, stays in use: {why}"
+        );
     }
 
     fn refuse_config(&self, problems: &[Problem]) {

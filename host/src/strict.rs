@@ -31,10 +31,12 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
 
 use framing::Framing;
 use refusal::Refusal;
@@ -110,6 +112,10 @@ pub struct Strict<T> {
     framing: Framing,
     switch: Switch,
     ending: Option<Ending>,
+    /// How long a head may take from its first byte to its last.
+    head_timeout: Option<Duration>,
+    /// Runs while a head has begun and not ended.
+    head_timer: Option<Pin<Box<Sleep>>>,
 }
 
 /// What is read after a violation.
@@ -129,7 +135,15 @@ impl<T> Strict<T> {
             framing: Framing::new(limits),
             switch: Switch::default(),
             ending: None,
+            head_timeout: None,
+            head_timer: None,
         }
+    }
+
+    /// Gives up on a head that takes longer than this; without it a caller may take for ever over one.
+    pub fn head_timeout(mut self, limit: Duration) -> Self {
+        self.head_timeout = Some(limit);
+        self
     }
 
     pub fn switch(&self) -> Switch {
@@ -165,6 +179,17 @@ impl<T> Strict<T> {
         }
     }
 
+    /// Nothing more has come. That is no reason to give up unless a head has begun.
+    fn wait(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(limit) = self.head_timeout.filter(|_| self.framing.is_in_head()) else {
+            self.head_timer = None;
+            return Poll::Pending;
+        };
+        let timer = self.head_timer.get_or_insert_with(|| Box::pin(sleep(limit)));
+        ready!(timer.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
     fn end(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
         match &mut self.ending {
             Some(Ending::Refuse(refusal)) => {
@@ -196,7 +221,10 @@ impl<T: AsyncRead + Unpin> AsyncRead for Strict<T> {
         }
         let before = buf.filled().len();
         if this.unread.is_empty() {
-            ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
+            match Pin::new(&mut this.inner).poll_read(cx, buf) {
+                Poll::Pending if !passthrough => return this.wait(cx),
+                read => ready!(read)?,
+            }
         } else {
             let length = this.unread.len().min(buf.remaining());
             buf.put_slice(&this.unread.split_to(length));

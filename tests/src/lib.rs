@@ -3,6 +3,9 @@
 pub mod client;
 pub mod guests;
 pub mod keys;
+pub mod process;
 pub mod raw;
+pub mod rogue;
+pub mod traffic;
 pub mod upstream;
 pub mod weir;

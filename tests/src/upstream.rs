@@ -5,9 +5,10 @@
 //! and `h2` because a well-behaved server library refuses to misbehave, and because the requests must
 //! be recorded as they arrived, before any library tidied them.
 //!
-//! [`GrpcUpstream`] and [`WebSocketUpstream`] are echo services. All of them stop when dropped.
+//! [`GrpcUpstream`] and [`WebSocketUpstream`] are echo services, [`Collector`] takes spans. All of them stop when dropped.
 
 mod behaviour;
+mod collector;
 mod grpc;
 mod http1;
 mod http2;
@@ -17,6 +18,7 @@ mod server;
 mod websocket;
 
 pub use behaviour::{Answer, Behaviour};
+pub use collector::{Collector, Span};
 pub use grpc::{Call, EchoReply, EchoRequest, GrpcUpstream, paths};
 pub use record::Received;
 pub use reply::{Reply, pattern};

@@ -1,181 +1,19 @@
 //! Traces through the proxy: what is continued, what starts anew, and the spans that a collector gets.
 
-use std::collections::BTreeMap;
-use std::convert::Infallible;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::Context;
 use http::{HeaderName, HeaderValue};
-use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
-use tonic::{Request, Response, Status};
-use tonic_prost::ProstCodec;
-use tower::service_fn;
 use weir_tests::client::{self, Client};
-use weir_tests::upstream::{Behaviour, Received, Upstream};
+use weir_tests::upstream::{Behaviour, Collector, Received, Span, Upstream};
 use weir_tests::weir::{Setup, Weir};
 
 type Result = anyhow::Result<()>;
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const PARENT: &str = "b7ad6b7169203331";
-
-/// The parts of OTLP's `trace.proto` that are looked at; tags are those of the protocol.
-mod otlp {
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct ExportRequest {
-        #[prost(message, repeated, tag = "1")]
-        pub resource_spans: Vec<ResourceSpans>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct ExportResponse {}
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct ResourceSpans {
-        #[prost(message, repeated, tag = "2")]
-        pub scope_spans: Vec<ScopeSpans>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct ScopeSpans {
-        #[prost(message, repeated, tag = "2")]
-        pub spans: Vec<Span>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct Span {
-        #[prost(bytes = "vec", tag = "1")]
-        pub trace_id: Vec<u8>,
-        #[prost(bytes = "vec", tag = "2")]
-        pub span_id: Vec<u8>,
-        #[prost(bytes = "vec", tag = "4")]
-        pub parent_span_id: Vec<u8>,
-        #[prost(string, tag = "5")]
-        pub name: String,
-        #[prost(int32, tag = "6")]
-        pub kind: i32,
-        #[prost(fixed64, tag = "7")]
-        pub start: u64,
-        #[prost(fixed64, tag = "8")]
-        pub end: u64,
-        #[prost(message, repeated, tag = "9")]
-        pub attributes: Vec<KeyValue>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct KeyValue {
-        #[prost(string, tag = "1")]
-        pub key: String,
-        #[prost(message, optional, tag = "2")]
-        pub value: Option<AnyValue>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub struct AnyValue {
-        #[prost(oneof = "Kind", tags = "1, 3")]
-        pub kind: Option<Kind>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Oneof)]
-    pub enum Kind {
-        #[prost(string, tag = "1")]
-        Text(String),
-        #[prost(int64, tag = "3")]
-        Integer(i64),
-    }
-}
-
-const SERVER: i32 = 2;
-const CLIENT: i32 = 3;
-
-/// A collector of spans, as far as the proxy can tell.
-struct Collector {
-    address: SocketAddr,
-    spans: Arc<Mutex<Vec<otlp::Span>>>,
-    task: JoinHandle<()>,
-}
-
-impl Collector {
-    async fn start() -> anyhow::Result<Self> {
-        let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let (address, spans) = (socket.local_addr()?, Arc::<Mutex<Vec<otlp::Span>>>::default());
-        let kept = spans.clone();
-        let task = tokio::spawn(async move {
-            while let Ok((stream, _)) = socket.accept().await {
-                let kept = kept.clone();
-                let service = hyper::service::service_fn(move |request| collect(kept.clone(), request));
-                tokio::spawn(
-                    hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-                        .serve_connection(TokioIo::new(stream), service),
-                );
-            }
-        });
-        Ok(Self { address, spans, task })
-    }
-
-    /// The spans of a trace, once there are so many.
-    async fn spans(&self, weir: &Weir, trace: &str, count: usize) -> Vec<otlp::Span> {
-        let of_trace = || -> Vec<otlp::Span> {
-            self.spans
-                .lock()
-                .unwrap()
-                .iter()
-                .filter(|span| hex(&span.trace_id) == trace)
-                .cloned()
-                .collect()
-        };
-        weir.until("the spans arrive", async || of_trace().len() >= count).await;
-        of_trace()
-    }
-}
-
-impl Drop for Collector {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-async fn collect(
-    kept: Arc<Mutex<Vec<otlp::Span>>>,
-    request: http::Request<Incoming>,
-) -> std::result::Result<http::Response<tonic::body::Body>, Infallible> {
-    assert_eq!(
-        request.uri().path(),
-        "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
-    );
-    let export = service_fn(move |request: Request<otlp::ExportRequest>| {
-        let spans = request
-            .into_inner()
-            .resource_spans
-            .into_iter()
-            .flat_map(|of| of.scope_spans)
-            .flat_map(|of| of.spans);
-        kept.lock().unwrap().extend(spans);
-        async { Ok::<_, Status>(Response::new(otlp::ExportResponse {})) }
-    });
-    let codec = ProstCodec::<otlp::ExportResponse, otlp::ExportRequest>::default();
-    Ok(tonic::server::Grpc::new(codec).unary(export, request).await)
-}
-
-fn attributes(span: &otlp::Span) -> BTreeMap<String, String> {
-    let text = |kind: otlp::Kind| match kind {
-        otlp::Kind::Text(text) => text,
-        otlp::Kind::Integer(number) => number.to_string(),
-    };
-    let attributes = span.attributes.iter().cloned();
-    attributes
-        .filter_map(|attribute| Some((attribute.key, text(attribute.value?.kind?))))
-        .collect()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
 
 /// The service `s` behind a trace policy, and more policies after it.
 fn setup(upstream: &Upstream, config: &str, after: &str) -> Setup {
@@ -224,6 +62,19 @@ fn parsed(request: &Received) -> anyhow::Result<[String; 3]> {
         "{value}"
     );
     Ok([trace, parent, flags])
+}
+
+/// The spans of [`TRACE`], once there are so many.
+async fn spans(weir: &Weir, collector: &Collector, count: usize) -> Vec<Span> {
+    let of_trace = || {
+        collector
+            .spans()
+            .into_iter()
+            .filter(|span| span.trace == TRACE)
+            .collect::<Vec<_>>()
+    };
+    weir.until("the spans arrive", async || of_trace().len() >= count).await;
+    of_trace()
 }
 
 #[tokio::test]
@@ -348,23 +199,19 @@ async fn spans_of_exchange_and_attempts_arrive_at_the_collector() -> Result {
     let weir = setup(&upstream, "sample = 1.0", ", \"retry\"")
         .toml(&format!(
             "[trace]\notlp-endpoint = \"http://{}\"\ninterval = \"50ms\"",
-            collector.address
+            collector.address()
         ))
         .policy("retry", "retry", "{ backoff = { kind = \"fixed\", delay = \"1ms\" } }")
         .start();
     sent(&weir, &upstream, &[("traceparent", &format!("00-{TRACE}-{PARENT}-01"))]).await?;
 
-    let mut spans = collector.spans(&weir, TRACE, 4).await;
+    let mut spans = spans(&weir, &collector, 4).await;
     spans.sort_by_key(|span| span.start);
-    let (exchanges, attempts): (Vec<_>, Vec<_>) = spans.into_iter().partition(|span| span.kind == SERVER);
+    let (exchanges, attempts): (Vec<_>, Vec<_>) = spans.into_iter().partition(|span| span.kind == Span::SERVER);
     let [exchange] = &exchanges[..] else {
         anyhow::bail!("one span of the exchange: {exchanges:?}")
     };
-    assert_eq!(
-        (hex(&exchange.parent_span_id).as_str(), exchange.name.as_str()),
-        (PARENT, "GET s")
-    );
-    let of_exchange = attributes(exchange);
+    assert_eq!((exchange.parent.as_str(), exchange.name.as_str()), (PARENT, "GET s"));
     for (name, value) in [
         ("http.request.method", "GET"),
         ("url.path", "/users/1"),
@@ -372,11 +219,7 @@ async fn spans_of_exchange_and_attempts_arrive_at_the_collector() -> Result {
         ("weir.attempts", "3"),
         ("server.address", "s"),
     ] {
-        assert_eq!(
-            of_exchange.get(name).map(String::as_str),
-            Some(value),
-            "{name}: {of_exchange:?}"
-        );
+        assert_eq!(exchange.attribute(name), Some(value), "{name}: {exchange:?}");
     }
 
     let seen: Vec<_> = upstream
@@ -385,7 +228,7 @@ async fn spans_of_exchange_and_attempts_arrive_at_the_collector() -> Result {
         .map(|request| parsed(request).map(|[_, parent, _]| parent))
         .collect::<anyhow::Result<_>>()?;
     assert_eq!(
-        attempts.iter().map(|attempt| hex(&attempt.span_id)).collect::<Vec<_>>(),
+        attempts.iter().map(|attempt| attempt.id.clone()).collect::<Vec<_>>(),
         seen,
         "each attempt carried its own span"
     );
@@ -394,19 +237,18 @@ async fn spans_of_exchange_and_attempts_arrive_at_the_collector() -> Result {
         .iter()
         .zip([("503", None), ("503", Some("1")), ("200", Some("2"))])
     {
-        assert_eq!((attempt.kind, &attempt.parent_span_id), (CLIENT, &exchange.span_id));
+        assert_eq!((attempt.kind, &attempt.parent), (Span::CLIENT, &exchange.id));
         assert!(
-            attempt.start >= exchange.start && attempt.start < attempt.end && attempt.end <= exchange.end,
+            attempt.start >= exchange.start && attempt.start <= attempt.end && attempt.end <= exchange.end,
             "{attempt:?}"
         );
-        let of_attempt = attributes(attempt);
-        let value = |name: &str| of_attempt.get(name).map(String::as_str);
-        assert_eq!(value("weir.endpoint"), Some(endpoint.as_str()), "{of_attempt:?}");
         assert_eq!(
-            (value("http.response.status_code"), value("http.request.resend_count")),
-            (Some(status), resent),
-            "{of_attempt:?}"
+            attempt.attribute("weir.endpoint"),
+            Some(endpoint.as_str()),
+            "{attempt:?}"
         );
+        let how = ["http.response.status_code", "http.request.resend_count"].map(|name| attempt.attribute(name));
+        assert_eq!(how, [Some(status), resent], "{attempt:?}");
     }
     Ok(())
 }
@@ -417,7 +259,7 @@ async fn what_is_not_sampled_leaves_no_span() -> Result {
     let weir = setup(&upstream, "sample = 1.0", "")
         .toml(&format!(
             "[trace]\notlp-endpoint = \"http://{}\"\ninterval = \"10ms\"",
-            collector.address
+            collector.address()
         ))
         .start();
     let refused = "1".repeat(32);
@@ -428,15 +270,11 @@ async fn what_is_not_sampled_leaves_no_span() -> Result {
     )
     .await?;
     sent(&weir, &upstream, &[("traceparent", &format!("00-{TRACE}-{PARENT}-01"))]).await?;
-    collector.spans(&weir, TRACE, 2).await;
+    spans(&weir, &collector, 2).await;
+    let all = collector.spans();
     assert!(
-        collector
-            .spans
-            .lock()
-            .unwrap()
-            .iter()
-            .all(|span| hex(&span.trace_id) == TRACE),
-        "a span that its caller did not want"
+        all.iter().all(|span| span.trace == TRACE),
+        "a span that its caller did not want: {all:?}"
     );
     Ok(())
 }

@@ -106,6 +106,12 @@ pub(super) struct Stop {
 }
 
 impl Framing {
+    /// Whether a head has begun and not ended.
+    pub(super) fn is_in_head(&self) -> bool {
+        let line = [At::Method, At::Target, At::Version, At::LineLf, At::Line, At::Name, At::Value, At::EndLf];
+        line.contains(&self.at) && !self.message.trailers
+    }
+
     pub(super) fn new(limits: Limits) -> Self {
         Self {
             limits,

@@ -95,3 +95,20 @@ async fn limits_count_anew_for_each_request_and_for_trailers() {
     assert_eq!(outcome.violation, Some(Violation::TooManyHeaders));
     assert_eq!((outcome.begun.len(), outcome.statuses), (0, vec![400]));
 }
+
+#[test]
+fn a_head_that_stalls_is_given_up_and_the_time_between_requests_is_not_counted() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(async {
+        let limit = std::time::Duration::from_millis(20);
+        let (mut caller, socket) = tokio::io::duplex(1024);
+        let mut strict = Strict::new(socket, Bytes::new(), Limits::default()).head_timeout(limit);
+        let mut read = vec![0; 1024];
+        let idle = tokio::time::timeout(limit * 3, strict.read(&mut read)).await;
+        assert!(idle.is_err(), "an idle connection is hyper's to close");
+        caller.write_all(format!("{HEAD}\r\nGET /slow").as_bytes()).await.unwrap();
+        assert!(strict.read(&mut read).await.unwrap() > HEAD.len());
+        let stalled = strict.read(&mut read).await.unwrap_err();
+        assert_eq!(stalled.kind(), io::ErrorKind::TimedOut);
+    });
+}

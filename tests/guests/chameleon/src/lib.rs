@@ -40,10 +40,19 @@ impl schemars::JsonSchema for Chameleon {
             },
             "no-schema" => r#"{ "type": 12 }"#.to_owned(),
             "long-schema" => format!(r#"{{ "description": "{}" }}"#, "x".repeat(1 << 20)),
-            "blue" | "red" => format!(r#"{{ "type": "object", "required": ["colour"], "properties": {{ "name": {{}}, "colour": {{ "const": "{}" }} }}, "additionalProperties": false }}"#, word()),
-            _ => r#"{ "type": "object", "properties": { "name": { "type": "string" } }, "additionalProperties": false }"#.to_owned(),
+            "blue" | "red" => format!(
+                r#"{{ "type": "object", "required": ["colour"], "properties": {{ "name": {{}}, "colour": {{ "const": "{}" }} }}, "additionalProperties": false }}"#,
+                word()
+            ),
+            _ => {
+                r#"{ "type": "object", "properties": { "name": { "type": "string" } }, "additionalProperties": false }"#
+                    .to_owned()
+            }
         };
-        serde_json::from_str::<serde_json::Value>(&schema).ok().and_then(|schema| schema.try_into().ok()).unwrap_or_default()
+        serde_json::from_str::<serde_json::Value>(&schema)
+            .ok()
+            .and_then(|schema| schema.try_into().ok())
+            .unwrap_or_default()
     }
 }
 
@@ -51,7 +60,10 @@ impl Chameleon {
     fn mark(&self, header: &str) -> Verdict {
         let count = self.count.map_or(0, |count| count.fetch_add(1));
         let colour = self.colour.as_deref().unwrap_or_default();
-        Amendment::new().append(header, format!("{}{}{colour}", self.name, word())).set("x-count", count.to_string()).into()
+        Amendment::new()
+            .append(header, format!("{}{}{colour}", self.name, word()))
+            .set("x-count", count.to_string())
+            .into()
     }
 }
 

@@ -1,0 +1,114 @@
+//! The built binary as a process of its own.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::weir::Setup;
+
+/// The built binary: tests are in `deps`, beside which cargo puts it.
+pub fn command() -> Command {
+    let test = std::env::current_exe().expect("this test has a path");
+    let binary = test.ancestors().nth(2).expect("a target directory").join("weir");
+    assert!(binary.exists(), "{}: `cargo xtask test` builds it", binary.display());
+    let mut command = Command::new(binary);
+    command.env_remove("WEIR_LOG").stdin(Stdio::null());
+    command
+}
+
+/// Writes a configuration and returns its file; the directory keeps it.
+pub fn written(setup: &Setup) -> Result<(TempDir, PathBuf)> {
+    let directory = tempfile::tempdir()?;
+    let config = setup.write(directory.path())?;
+    Ok((directory, config))
+}
+
+/// `weir run`, killed when it is dropped.
+pub struct Process {
+    pub child: Child,
+    log: Arc<Mutex<Vec<Value>>>,
+}
+
+impl Process {
+    pub fn start(config: &Path, stdout: Stdio) -> Result<Self> {
+        let mut child = command()
+            .args(["run", "--config"])
+            .arg(config)
+            .stdout(stdout)
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (lines, kept) = (
+            BufReader::new(child.stderr.take().expect("a pipe")).lines(),
+            log.clone(),
+        );
+        std::thread::spawn(move || {
+            for line in lines.map_while(std::io::Result::ok) {
+                kept.lock()
+                    .unwrap()
+                    .push(serde_json::from_str(&line).unwrap_or(Value::String(line)));
+            }
+        });
+        Ok(Self { child, log })
+    }
+
+    /// The first line of the log that satisfies a condition, waited for.
+    pub async fn logged(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let until = Instant::now() + Duration::from_secs(20);
+        loop {
+            if let Some(line) = self.log.lock().unwrap().iter().find(|line| wanted(line)) {
+                return line.clone();
+            }
+            assert!(
+                Instant::now() < until,
+                "waited for {what}: {:?}",
+                self.log.lock().unwrap()
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// The addresses of the listener and of the admin pages, once it is ready.
+    pub async fn addresses(&self) -> Result<(SocketAddr, SocketAddr)> {
+        let address = |line: Value| line["address"].as_str().unwrap_or_default().parse();
+        let listener = self.logged("a listener", |line| line["message"] == "listening").await;
+        let admin = self
+            .logged("readiness", |line| line["message"] == "ready; admin pages")
+            .await;
+        Ok((address(listener)?, address(admin)?))
+    }
+
+    pub fn terminate(&self) -> Result<()> {
+        let sent = Command::new("kill")
+            .arg("-TERM")
+            .arg(self.child.id().to_string())
+            .status()?;
+        assert!(sent.success());
+        Ok(())
+    }
+
+    pub async fn exit_code(&mut self) -> Result<Option<i32>> {
+        let until = Instant::now() + Duration::from_secs(20);
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status.code());
+            }
+            assert!(Instant::now() < until, "it does not stop");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
