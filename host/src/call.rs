@@ -158,7 +158,7 @@ impl Walk<'_> {
             let outcome = Outcome {
                 endpoint: endpoint.id,
                 status: sent.as_ref().map_or(0, |response| response.status().as_u16()),
-                grpc_status: sent.as_ref().ok().and_then(|response| response::grpc_status(response.headers())),
+                grpc_status: sent.as_ref().ok().and_then(grpc_status),
                 failure,
                 latency,
                 repeatable: exchange.attempt < max_attempts && self.is_repeatable(parts, &sent),
@@ -229,12 +229,12 @@ impl Walk<'_> {
     /// Whether the host would let the exchange be tried once more: nothing of an answer was relayed, the body can be sent
     /// again, and repeating does no harm (RFC 9110, section 9.2.2) or the request never arrived.
     ///
-    /// gRPC has no methods to tell by. There an answer without a message, which is all trailers, leaves the call
+    /// gRPC has no methods to tell by. There an answer without a message, of which nothing was relayed, leaves the call
     /// uncommitted, and the policy's list of codes says what is safe (gRFC A6).
     fn is_repeatable(&self, parts: &Parts, sent: &Result<Response<Read>, Failed>) -> bool {
         self.upload.is_replayable()
             && match sent {
-                Ok(response) if self.caller.grpc => response::grpc_status(response.headers()).is_some(),
+                Ok(response) if self.caller.grpc => grpc_status(response).is_some(),
                 Ok(_) => request::is_repeatable(&parts.method, &parts.headers),
                 Err(error) => !error.reached || (!self.caller.grpc && request::is_repeatable(&parts.method, &parts.headers)),
             }
@@ -328,6 +328,11 @@ fn unrouted(caller: &Caller, mut recording: Recording, error: ProxyError) -> Res
     recording.record.response_bytes = response.body().len() as u64;
     recording.finish(End::Error);
     response.map(|body| ResponseBody::Own(Some(body), None))
+}
+
+/// The gRPC status of an answer without a message, which has it in its head or in trailers right after it.
+fn grpc_status(response: &Response<Read>) -> Option<u32> {
+    response::grpc_status(response.headers()).or_else(|| response::grpc_status(response.body().trailers()?))
 }
 
 /// Lets go of an answer that another attempt replaces. A short rest is read, so that its connection can be used again.

@@ -59,7 +59,7 @@ impl Chameleon {
         path
     }
 
-    /// A node with one worker more than one, in which `service` runs through the policies `a` and `b` of one version.
+    /// A node in which `service` runs through the policies `a` and `b`, both of this version.
     pub fn setup(&self, word: &str, service: std::net::SocketAddr) -> Setup {
         let policy =
             |name: &str| format!("[policy.{name}]\nplugin = \"chameleon\"\nconfig = {{ name = \"{name}:\" }}\n");

@@ -232,6 +232,22 @@ impl Read {
         self.first.is_empty() && self.rest.as_ref().is_none_or(Body::is_end_stream)
     }
 
+    /// Takes what has come together with the head: a gRPC answer without a message may have its status there.
+    pub fn peek(&mut self, context: &mut Context<'_>) -> Result<(), hyper::Error> {
+        let Some(rest) = &mut self.rest else { return Ok(()) };
+        match Pin::new(rest).poll_frame(context) {
+            Poll::Ready(Some(frame)) => self.first.push_back(frame?),
+            Poll::Ready(None) => self.rest = None,
+            Poll::Pending => {}
+        }
+        Ok(())
+    }
+
+    /// The trailers, where nothing comes before them.
+    pub fn trailers(&self) -> Option<&HeaderMap> {
+        self.first.front().and_then(Frame::trailers_ref)
+    }
+
     /// Passes these bytes on instead. Trailers stay.
     pub fn replace(&mut self, body: Bytes) {
         self.first.retain(Frame::is_trailers);

@@ -1,5 +1,6 @@
 //! Requests and answers as a chain sees them.
 
+use super::body::Read;
 use super::{Walk, request};
 use crate::chain::Metadata;
 use crate::plugin::bindings::types;
@@ -43,14 +44,14 @@ impl Metadata for RequestHead<'_> {
 }
 
 /// An endpoint's answer while it is judged.
-pub struct AnswerView<'a, B> {
-    pub response: &'a Response<B>,
+pub struct AnswerView<'a> {
+    pub response: &'a Response<Read>,
     pub endpoint: &'a str,
 }
 
-impl<B> Metadata for AnswerView<'_, B> {
+impl Metadata for AnswerView<'_> {
     fn header(&self, name: &HeaderName) -> Option<Cow<'_, [u8]>> {
-        joined(self.response.headers(), name)
+        joined(self.response.headers(), name).or_else(|| joined(self.response.body().trailers()?, name))
     }
 
     fn pseudo(&self, pseudo: Pseudo) -> Option<Cow<'_, [u8]>> {

@@ -10,6 +10,8 @@ use crate::service::client::{SendError, SendFailure, UpstreamBody};
 use crate::service::endpoint::Endpoint;
 use http::request::Parts;
 use http::{Method, Request, Response};
+use std::future::poll_fn;
+use std::task::Poll;
 use std::time::Duration;
 
 /// An attempt without an answer.
@@ -52,7 +54,12 @@ impl Walk<'_> {
                 return tunnel::dial(endpoint).await;
             }
             let sent = self.send_on_some_connection(exchange, endpoint, parts).await?;
-            Ok(sent.map(Read::from))
+            let mut response = sent.map(Read::from);
+            if self.caller.grpc {
+                let broke = |error| Failed { failure: FailureKind::Reset, reached: true, message: format!("{} broke off: {error}", endpoint.address) };
+                poll_fn(|context| Poll::Ready(response.body_mut().peek(context))).await.map_err(broke)?;
+            }
+            Ok(response)
         };
         let Some(limit) = limit else { return send.await };
         match tokio::time::timeout(limit, send).await {
