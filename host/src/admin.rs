@@ -67,11 +67,16 @@ impl Admin {
 
     fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return json(StatusCode::METHOD_NOT_ALLOWED, &json!({ "error": "method-not-allowed", "message": "the admin pages are read with GET" }));
+            return json(
+                StatusCode::METHOD_NOT_ALLOWED,
+                &json!({ "error": "method-not-allowed", "message": "the admin pages are read with GET" }),
+            );
         }
         match request.uri().path() {
             "/healthz" => json(StatusCode::OK, &json!({ "status": "ok" })),
-            "/readyz" if self.node.draining.load(Ordering::Acquire) => json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "status": "draining" })),
+            "/readyz" if self.node.draining.load(Ordering::Acquire) => {
+                json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "status": "draining" }))
+            }
             "/readyz" => json(StatusCode::OK, &json!({ "status": "ready", "generation": self.node.generation() })),
             "/metrics" => respond(StatusCode::OK, CONTENT_TYPE, self.node.telemetry.metrics.encode()),
             "/plugins" => json(StatusCode::OK, &self.plugins()),
@@ -79,14 +84,21 @@ impl Admin {
             "/config" => json(StatusCode::OK, &self.config()),
             path => {
                 let pages = ["/healthz", "/readyz", "/metrics", "/plugins", "/services", "/config"];
-                json(StatusCode::NOT_FOUND, &json!({ "error": "not-found", "message": format!("there is no page {path}"), "pages": pages }))
+                json(
+                    StatusCode::NOT_FOUND,
+                    &json!({ "error": "not-found", "message": format!("there is no page {path}"), "pages": pages }),
+                )
             }
         }
     }
 
     fn plugins(&self) -> Value {
         let status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
-        let plugins: Vec<Value> = status.directory.files().map(|(name, file)| self.plugin(name, file.serving.as_deref(), file.last_error.as_deref())).collect();
+        let plugins: Vec<Value> = status
+            .directory
+            .files()
+            .map(|(name, file)| self.plugin(name, file.serving.as_deref(), file.last_error.as_deref()))
+            .collect();
         json!({ "generation": self.node.generation(), "plugins": plugins })
     }
 
@@ -123,8 +135,16 @@ impl Admin {
 
     fn services(&self) -> Value {
         let snapshot = self.node.snapshot();
-        let configured = |service: &Arc<Service>| snapshot.config.services.iter().any(|configured| configured.name == *service.name);
-        let services: Vec<Value> = self.node.services.all().iter().filter(|service| configured(service)).map(|service| self.service(service)).collect();
+        let configured =
+            |service: &Arc<Service>| snapshot.config.services.iter().any(|configured| configured.name == *service.name);
+        let services: Vec<Value> = self
+            .node
+            .services
+            .all()
+            .iter()
+            .filter(|service| configured(service))
+            .map(|service| self.service(service))
+            .collect();
         json!({ "services": services })
     }
 
@@ -149,8 +169,10 @@ impl Admin {
             })
             .collect();
         let breakers = service.breakers.lock().unwrap_or_else(PoisonError::into_inner);
-        let breakers: serde_json::Map<String, Value> =
-            breakers.iter().map(|(scope, told)| (if scope.is_empty() { "service".to_owned() } else { scope.clone() }, breaker(told))).collect();
+        let breakers: serde_json::Map<String, Value> = breakers
+            .iter()
+            .map(|(scope, told)| (if scope.is_empty() { "service".to_owned() } else { scope.clone() }, breaker(told)))
+            .collect();
         json!({ "name": &*service.name, "protocol": service.options.load().protocol, "endpoints": endpoints, "breakers": breakers })
     }
 

@@ -56,14 +56,24 @@ pub fn start(file: &Path, metrics: Metrics, output: impl Write + Send + 'static)
         .map_err(|error| whole(format!("cannot start a thread: {error}")))?;
     let (telemetry, exports) = {
         let options = telemetry_options(&config);
-        Telemetry::start(&options, metrics, output, &control.handle).map_err(|error| whole(format!("[trace]: {error}")))?
+        Telemetry::start(&options, metrics, output, &control.handle)
+            .map_err(|error| whole(format!("[trace]: {error}")))?
     };
-    let engine = PluginEngine::new().map_err(|error| whole(format!("cannot start the WebAssembly engine: {error:#}")))?;
+    let engine =
+        PluginEngine::new().map_err(|error| whole(format!("cannot start the WebAssembly engine: {error:#}")))?;
     let node = Arc::new(Node::new(engine, Arc::new(telemetry), &config));
     let (reloader, built) = first_load(node.clone(), file, config.clone())?;
 
-    let count = config.node.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).clamp(1, 255);
-    let sockets = Sockets::bind(&config, count).map_err(|messages| Problems::from(messages.into_iter().map(|message| Problem::new(file, config::Position::FILE, message)).collect::<Vec<_>>()))?;
+    let count = config
+        .node
+        .workers
+        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+        .clamp(1, 255);
+    let sockets = Sockets::bind(&config, count).map_err(|messages| {
+        Problems::from(
+            messages.into_iter().map(|message| Problem::new(file, config::Position::FILE, message)).collect::<Vec<_>>(),
+        )
+    })?;
     let (listeners, admin_address) = (sockets.addresses.clone(), sockets.admin_address);
 
     built.publish(&node);
@@ -71,13 +81,18 @@ pub fn start(file: &Path, metrics: Metrics, output: impl Write + Send + 'static)
     let mut workers = Vec::new();
     for (number, sockets) in (0u64..).zip(sockets.of_workers) {
         let (node, config, drained) = (node.clone(), config.clone(), drained.clone());
-        let spawned = std::thread::Builder::new().name(format!("weir-worker-{number}")).spawn(move || work(node, &config, sockets, number, drained));
+        let spawned = std::thread::Builder::new()
+            .name(format!("weir-worker-{number}"))
+            .spawn(move || work(node, &config, sockets, number, drained));
         workers.push(spawned.map_err(|error| whole(format!("cannot start a thread: {error}")))?);
     }
     let admin = Admin::new(node.clone(), reloader.shared_status());
     control.handle.spawn(admin::serve(admin, sockets.admin, drained));
     control.handle.spawn(housekeeping(node.clone()));
-    std::thread::Builder::new().name("weir-reload".into()).spawn(move || reloader.run()).map_err(|error| whole(format!("cannot start a thread: {error}")))?;
+    std::thread::Builder::new()
+        .name("weir-reload".into())
+        .spawn(move || reloader.run())
+        .map_err(|error| whole(format!("cannot start a thread: {error}")))?;
     Ok(Running { node, listeners, admin: admin_address, drain, workers, control, exports: Some(exports) })
 }
 
@@ -102,7 +117,8 @@ pub fn check(file: &Path) -> Result<Config, Problems> {
     let whole = |message: String| Problems::from(vec![Problem::new(file, config::Position::FILE, message)]);
     let (_control, node) = idle_node(&config).map_err(whole)?;
     let (reloader, built) = Reloader::start(node, file, config.clone())?;
-    let problems: Vec<Problem> = built.refused.into_iter().chain(built.unusable).chain(reloader.problems(&config)).collect();
+    let problems: Vec<Problem> =
+        built.refused.into_iter().chain(built.unusable).chain(reloader.problems(&config)).collect();
     if problems.is_empty() { Ok(config) } else { Err(problems.into()) }
 }
 
@@ -117,7 +133,9 @@ pub fn inspect(name: &str, bytes: &[u8]) -> Result<(Arc<Plugin>, Result<Needs, S
     let mut config = config::Policy::default();
     config.config = serde_json::json!({});
     let policy = Policy::new(&config, 0, Ok(plugin.clone()), context);
-    let needs = Instance::new(&policy, &plugin).map(|(_, needs)| needs).map_err(|_| "they depend on the configuration".to_owned());
+    let needs = Instance::new(&policy, &plugin)
+        .map(|(_, needs)| needs)
+        .map_err(|_| "they depend on the configuration".to_owned());
     Ok((plugin, needs))
 }
 
@@ -125,7 +143,8 @@ pub fn inspect(name: &str, bytes: &[u8]) -> Result<(Arc<Plugin>, Result<Needs, S
 fn idle_node(config: &Config) -> Result<(Runtime, Arc<Node>), String> {
     let control = Builder::new_current_thread().build().map_err(|error| error.to_string())?;
     let options = telemetry::Options { log: LogMode::None, spans: None };
-    let (telemetry, _exports) = Telemetry::start(&options, Metrics::new(), std::io::sink(), control.handle()).map_err(|error| error.to_string())?;
+    let (telemetry, _exports) = Telemetry::start(&options, Metrics::new(), std::io::sink(), control.handle())
+        .map_err(|error| error.to_string())?;
     let engine = PluginEngine::new().map_err(|error| format!("cannot start the WebAssembly engine: {error:#}"))?;
     Ok((control, Arc::new(Node::new(engine, Arc::new(telemetry), config))))
 }
@@ -180,7 +199,8 @@ impl Drop for Running {
 fn telemetry_options(config: &Config) -> telemetry::Options {
     let spans = config.trace.otlp_endpoint.as_ref().map(|endpoint| {
         let mut options = SpanOptions::new(endpoint);
-        (options.queue, options.batch, options.interval) = (config.trace.queue, config.trace.batch, config.trace.interval);
+        (options.queue, options.batch, options.interval) =
+            (config.trace.queue, config.trace.batch, config.trace.interval);
         if let Some(name) = &config.node.name {
             options.service_name.clone_from(name);
         }
@@ -230,7 +250,9 @@ impl Sockets {
             Ok((socket.local_addr()?, socket))
         });
         match admin {
-            Ok((admin_address, admin)) if problems.is_empty() => Ok(Self { addresses, of_workers, admin, admin_address }),
+            Ok((admin_address, admin)) if problems.is_empty() => {
+                Ok(Self { addresses, of_workers, admin, admin_address })
+            }
             Ok(_) => Err(problems),
             Err(error) => {
                 problems.push(format!("[admin]: cannot listen on {}: {error}", config.admin.listen));

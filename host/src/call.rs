@@ -60,12 +60,19 @@ struct Walk<'a> {
 }
 
 /// Answers one request. Never fails: what goes wrong is an answer too.
-pub async fn call(worker: Rc<Worker>, connection: Rc<Connection>, request: Request<Incoming>) -> Response<ResponseBody> {
+pub async fn call(
+    worker: Rc<Worker>,
+    connection: Rc<Connection>,
+    request: Request<Incoming>,
+) -> Response<ResponseBody> {
     let (mut parts, incoming) = request.into_parts();
     let caller = Caller::of(&parts);
     let mut recording = begin_record(&worker, &connection, &caller, &parts);
     let Some(place) = worker.enter() else {
-        let error = ProxyError::new(ErrorKind::Overload, "the node has as many exchanges in progress as [limits] max-pending allows");
+        let error = ProxyError::new(
+            ErrorKind::Overload,
+            "the node has as many exchanges in progress as [limits] max-pending allows",
+        );
         return unrouted(&caller, recording, error);
     };
     let current = worker.current();
@@ -76,12 +83,21 @@ pub async fn call(worker: Rc<Worker>, connection: Rc<Connection>, request: Reque
     recording.set_route(&route.name, &route.metrics);
     let chain = current.chain(route.chain);
     let limits = current.snapshot.config.limits.clone();
-    let mut exchange = Exchange::new(worker.next_exchange_id(), route.id, route.service.clone(), chain.clone(), recording, place);
+    let mut exchange =
+        Exchange::new(worker.next_exchange_id(), route.id, route.service.clone(), chain.clone(), recording, place);
     drop(current);
 
     let upgrade = Upgrade::of(&mut parts);
     let upload = Upload::new(incoming, chain.judges_outcomes().then_some(limits.max_body_buffer));
-    let walk = Walk { worker: &worker, connection: &connection, caller: &caller, target: &target, route: &route, upload: &upload, chain: &chain };
+    let walk = Walk {
+        worker: &worker,
+        connection: &connection,
+        caller: &caller,
+        target: &target,
+        route: &route,
+        upload: &upload,
+        chain: &chain,
+    };
     let answered = walk.answer(&mut exchange, &mut parts, limits.max_attempts).await;
     let answer = answered.unwrap_or_else(|refusal| Answer::Own(own::respond(&caller, &mut exchange, &refusal)));
     walk.respond(exchange, answer, upgrade)
@@ -98,13 +114,20 @@ fn accept(connection: &Connection, snapshot: &Snapshot, parts: &Parts) -> Result
     let target = Target::of(parts)?;
     let listener = &connection.listener;
     if parts.method == http::Method::CONNECT && !listener.connect {
-        let message = format!("CONNECT is not allowed on listener {:?} (set connect = true to allow it)", &*listener.name);
+        let message =
+            format!("CONNECT is not allowed on listener {:?} (set connect = true to allow it)", &*listener.name);
         return Err(ProxyError::new(ErrorKind::ConnectRefused, message));
     }
     match snapshot.route(&listener.name, target.host(), target.path(), &parts.method, &parts.headers) {
         Some(route) => Ok((target, route.clone())),
         None => {
-            let message = format!("no route for {} {:?} {:?} on listener {:?}", parts.method, target.host(), target.path(), &*listener.name);
+            let message = format!(
+                "no route for {} {:?} {:?} on listener {:?}",
+                parts.method,
+                target.host(),
+                target.path(),
+                &*listener.name
+            );
             Err(ProxyError::new(ErrorKind::NoRoute, message))
         }
     }
@@ -121,7 +144,11 @@ impl Walk<'_> {
 
     /// Fixes the deadline, and lets the chain see the request.
     fn prepare(&self, exchange: &mut Exchange, parts: &mut Parts) -> Result<(), Refusal> {
-        for timeout in [self.route.timeout, request::grpc_timeout(&parts.headers)?, request::weir_timeout(&parts.headers)?].into_iter().flatten() {
+        for timeout in
+            [self.route.timeout, request::grpc_timeout(&parts.headers)?, request::weir_timeout(&parts.headers)?]
+                .into_iter()
+                .flatten()
+        {
             exchange.shorten(timeout);
         }
         exchange.attempt_timeout = self.route.attempt_timeout;
@@ -165,7 +192,12 @@ impl Walk<'_> {
             };
             self.record_attempt(exchange, &endpoint, &outcome, backoff);
             let decision = match &sent {
-                Ok(response) => self.chain.on_outcome(exchange, self.chain.len(), &outcome, &AnswerView { response, endpoint: &endpoint.address }),
+                Ok(response) => self.chain.on_outcome(
+                    exchange,
+                    self.chain.len(),
+                    &outcome,
+                    &AnswerView { response, endpoint: &endpoint.address },
+                ),
                 Err(_) => self.chain.on_outcome(exchange, self.chain.len(), &outcome, &NoHead),
             };
             if let Decision::Retry { after, elsewhere } = decision
@@ -196,7 +228,13 @@ impl Walk<'_> {
     }
 
     /// The endpoint of the next attempt: one that was not tried if there is one, and never one that a policy refused.
-    fn pick(&self, exchange: &mut Exchange, head: &RequestHead<'_>, tried: &[u32], refused: &Refused) -> Result<Arc<Endpoint>, Refusal> {
+    fn pick(
+        &self,
+        exchange: &mut Exchange,
+        head: &RequestHead<'_>,
+        tried: &[u32],
+        refused: &Refused,
+    ) -> Result<Arc<Endpoint>, Refusal> {
         let mut avoid: SmallVec<[u32; 8]> = refused.endpoints.iter().chain(tried).copied().collect();
         let mut picked = self.pick_one(exchange, head, &avoid)?;
         if picked.is_none() && !tried.is_empty() {
@@ -219,7 +257,12 @@ impl Walk<'_> {
         }
     }
 
-    fn pick_one(&self, exchange: &mut Exchange, head: &RequestHead<'_>, avoid: &[u32]) -> Result<Option<Arc<Endpoint>>, Refusal> {
+    fn pick_one(
+        &self,
+        exchange: &mut Exchange,
+        head: &RequestHead<'_>,
+        avoid: &[u32],
+    ) -> Result<Option<Arc<Endpoint>>, Refusal> {
         Ok(match self.chain.pick(exchange, head, avoid)? {
             Some(picked) => picked.and_then(|id| exchange.service.endpoints().get(id).cloned()),
             None => exchange.service.round_robin(avoid, clock::now()),
@@ -236,7 +279,9 @@ impl Walk<'_> {
             && match sent {
                 Ok(response) if self.caller.grpc => grpc_status(response).is_some(),
                 Ok(_) => request::is_repeatable(&parts.method, &parts.headers),
-                Err(error) => !error.reached || (!self.caller.grpc && request::is_repeatable(&parts.method, &parts.headers)),
+                Err(error) => {
+                    !error.reached || (!self.caller.grpc && request::is_repeatable(&parts.method, &parts.headers))
+                }
             }
     }
 
@@ -246,7 +291,12 @@ impl Walk<'_> {
             return true;
         }
         node.telemetry.metrics.retry_budget_exhausted.inc();
-        exchange.acted(&Arc::from("retry-budget"), "on-outcome", "refused a retry", Some("the retry budget is spent".into()));
+        exchange.acted(
+            &Arc::from("retry-budget"),
+            "on-outcome",
+            "refused a retry",
+            Some("the retry budget is spent".into()),
+        );
         false
     }
 
@@ -269,7 +319,9 @@ impl Walk<'_> {
                 forward::strip_response(response, self.caller);
                 self.chain.on_response(&mut exchange, &mut AnswerHead { response, in_flight: in_flight.as_ref() })
             }
-            Answer::Own(response) => self.chain.on_response(&mut exchange, &mut AnswerHead { response, in_flight: None }),
+            Answer::Own(response) => {
+                self.chain.on_response(&mut exchange, &mut AnswerHead { response, in_flight: None })
+            }
         };
         if let Err(stop) = seen {
             answer = Answer::Own(own::respond(self.caller, &mut exchange, &stop.into()));

@@ -103,14 +103,21 @@ impl Cell {
     fn new(kind: Kind, now: u64) -> Result<Self, String> {
         Ok(match kind {
             Kind::Word => Self::Word(AtomicU64::new(0)),
-            Kind::CountWindow(size @ 1..=MAX_WINDOW) => Self::CountWindow(Mutex::new(CountWindow { size, results: VecDeque::new(), tally: Tally::default() })),
+            Kind::CountWindow(size @ 1..=MAX_WINDOW) => {
+                Self::CountWindow(Mutex::new(CountWindow { size, results: VecDeque::new(), tally: Tally::default() }))
+            }
             Kind::CountWindow(size) => return Err(format!("a window holds 1 to {MAX_WINDOW} results, not {size}")),
             Kind::TimeWindow(span) if span < STEPS => return Err("a window's span is at least 10 ns".into()),
-            Kind::TimeWindow(span) => Self::TimeWindow(Mutex::new(TimeWindow { step: span / STEPS, steps: [(u64::MAX, Tally::default()); STEPS as usize] })),
+            Kind::TimeWindow(span) => Self::TimeWindow(Mutex::new(TimeWindow {
+                step: span / STEPS,
+                steps: [(u64::MAX, Tally::default()); STEPS as usize],
+            })),
             Kind::Bucket { rate, burst } => {
                 let (rate, burst) = (f64::from_bits(rate), f64::from_bits(burst));
                 if !(rate.is_finite() && burst.is_finite() && rate >= 0.0 && burst >= 0.0) {
-                    return Err(format!("a bucket's rate and burst are finite and not negative, not {rate} and {burst}"));
+                    return Err(format!(
+                        "a bucket's rate and burst are finite and not negative, not {rate} and {burst}"
+                    ));
                 }
                 Self::Bucket(Mutex::new(Bucket { rate, burst, tokens: burst, filled: now }))
             }
@@ -200,11 +207,14 @@ impl TimeWindow {
             tally.add(failed, slow);
         }
         let oldest = current.saturating_sub(STEPS - 1);
-        self.steps.iter().filter(|(number, _)| (oldest..=current).contains(number)).fold(Tally::default(), |sum, (_, step)| Tally {
-            total: sum.total + step.total,
-            failed: sum.failed + step.failed,
-            slow: sum.slow + step.slow,
-        })
+        self.steps.iter().filter(|(number, _)| (oldest..=current).contains(number)).fold(
+            Tally::default(),
+            |sum, (_, step)| Tally {
+                total: sum.total + step.total,
+                failed: sum.failed + step.failed,
+                slow: sum.slow + step.slow,
+            },
+        )
     }
 }
 

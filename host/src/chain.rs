@@ -89,7 +89,11 @@ impl Chain {
         }
         for at in order {
             let current = replaced.as_deref().unwrap_or(body);
-            let Some(bound) = self.policies.get(at).filter(|bound| bound.body_limit().is_some_and(|limit| current.len() <= limit)) else { continue };
+            let Some(bound) =
+                self.policies.get(at).filter(|bound| bound.body_limit().is_some_and(|limit| current.len() <= limit))
+            else {
+                continue;
+            };
             if !bound.calls_in(Hook::OnBody, exchange.view(at).memo) {
                 continue;
             }
@@ -119,7 +123,11 @@ impl Chain {
         for (at, bound) in self.policies.iter().enumerate() {
             exchange.seen = at + 1;
             if let Err(why) = bound.unusable() {
-                self.failed(exchange, PolicyError { policy: bound.name().clone(), hook: Hook::Configure, message: why.to_owned() }, bound)?;
+                self.failed(
+                    exchange,
+                    PolicyError { policy: bound.name().clone(), hook: Hook::Configure, message: why.to_owned() },
+                    bound,
+                )?;
                 continue;
             }
             if !bound.calls(Hook::OnRequest) {
@@ -143,16 +151,27 @@ impl Chain {
 
     /// The endpoint that the first policy with a `pick` chooses. `None`: no policy of the chain picks, or the one that
     /// does may be skipped and has failed.
-    pub fn pick(&self, exchange: &mut Exchange, head: &impl Metadata, avoid: &[u32]) -> Result<Option<Option<u32>>, Stop> {
-        let Some((at, bound)) = self.policies.iter().enumerate().find(|(_, bound)| bound.calls(Hook::Pick)) else { return Ok(None) };
+    pub fn pick(
+        &self,
+        exchange: &mut Exchange,
+        head: &impl Metadata,
+        avoid: &[u32],
+    ) -> Result<Option<Option<u32>>, Stop> {
+        let Some((at, bound)) = self.policies.iter().enumerate().find(|(_, bound)| bound.calls(Hook::Pick)) else {
+            return Ok(None);
+        };
         let picked = bound.push_endpoints(&exchange.service).and_then(|()| {
             with_values(exchange, &bound.policy.needs.request, head, |exchange, values| {
                 bound.call(Hook::Pick, |hooks, store| hooks.pick(store, exchange.view(at), avoid, values))
             })
         });
         let checked = picked.and_then(|picked| match picked {
-            Some(id) if avoid.contains(&id) => Err(bound.broke(Hook::Pick, format!("it picked endpoint {id}, which it was told to avoid"))),
-            Some(id) if exchange.service.endpoints().get(id).is_none() => Err(bound.broke(Hook::Pick, format!("it picked endpoint {id}, which does not exist"))),
+            Some(id) if avoid.contains(&id) => {
+                Err(bound.broke(Hook::Pick, format!("it picked endpoint {id}, which it was told to avoid")))
+            }
+            Some(id) if exchange.service.endpoints().get(id).is_none() => {
+                Err(bound.broke(Hook::Pick, format!("it picked endpoint {id}, which does not exist")))
+            }
             picked => Ok(picked),
         });
         match checked {
@@ -162,21 +181,30 @@ impl Chain {
     }
 
     /// In order. When a policy refuses the endpoint, those before it are told the outcome.
-    pub fn on_attempt(&self, exchange: &mut Exchange, endpoint: u32, head: &mut impl Metadata) -> Result<Attempt, Stop> {
+    pub fn on_attempt(
+        &self,
+        exchange: &mut Exchange,
+        endpoint: u32,
+        head: &mut impl Metadata,
+    ) -> Result<Attempt, Stop> {
         for (at, bound) in self.policies.iter().enumerate() {
             if !bound.calls_in(Hook::OnAttempt, exchange.view(at).memo) {
                 continue;
             }
             let answer = bound.push_endpoints(&exchange.service).and_then(|()| {
                 with_values(exchange, &bound.policy.needs.request, head, |exchange, values| {
-                    bound.call(Hook::OnAttempt, |hooks, store| hooks.on_attempt(store, exchange.view(at), endpoint, values))
+                    bound.call(Hook::OnAttempt, |hooks, store| {
+                        hooks.on_attempt(store, exchange.view(at), endpoint, values)
+                    })
                 })
             });
             let judged = answer.and_then(|answer| {
                 exchange.remember(at, answer.memo);
                 match answer.verdict {
                     types::AttemptVerdict::Proceed => Ok(None),
-                    types::AttemptVerdict::Amend(edits) => apply(&edits, head).map(|()| None).map_err(|message| bound.broke(Hook::OnAttempt, message)),
+                    types::AttemptVerdict::Amend(edits) => {
+                        apply(&edits, head).map(|()| None).map_err(|message| bound.broke(Hook::OnAttempt, message))
+                    }
                     types::AttemptVerdict::Refuse(refusal) => Ok(Some(refusal)),
                 }
             });
@@ -200,10 +228,18 @@ impl Chain {
 
     /// In reverse order, for the first `upto` policies. Each sees the outcome; the first that wants more than to accept
     /// decides.
-    pub fn on_outcome(&self, exchange: &mut Exchange, upto: usize, outcome: &Outcome, head: &impl Metadata) -> Decision {
+    pub fn on_outcome(
+        &self,
+        exchange: &mut Exchange,
+        upto: usize,
+        outcome: &Outcome,
+        head: &impl Metadata,
+    ) -> Decision {
         let mut decided = Decision::Accept;
         for (at, bound) in self.policies.iter().enumerate().take(upto).rev() {
-            if !bound.calls_in(Hook::OnOutcome, exchange.view(at).memo) || (outcome.is_success() && bound.ignores_success()) {
+            if !bound.calls_in(Hook::OnOutcome, exchange.view(at).memo)
+                || (outcome.is_success() && bound.ignores_success())
+            {
                 continue;
             }
             let view = view_of(outcome);
@@ -215,11 +251,17 @@ impl Chain {
                     exchange.remember(at, answer.memo);
                     let decision = match answer.decision {
                         types::Decision::Accept => continue,
-                        types::Decision::Retry(retry) => Decision::Retry { after: Duration::from_nanos(retry.after), elsewhere: retry.elsewhere },
+                        types::Decision::Retry(retry) => {
+                            Decision::Retry { after: Duration::from_nanos(retry.after), elsewhere: retry.elsewhere }
+                        }
                         types::Decision::DeadLetter(reason) => Decision::DeadLetter(reason),
                     };
                     if decided == Decision::Accept {
-                        let why = if let Decision::DeadLetter(reason) = &decision { reason.clone() } else { outcome.to_string() };
+                        let why = if let Decision::DeadLetter(reason) = &decision {
+                            reason.clone()
+                        } else {
+                            outcome.to_string()
+                        };
                         exchange.acted(bound.name(), Hook::OnOutcome.name(), decision.as_str(), Some(why));
                         decided = decision;
                     }
@@ -269,7 +311,8 @@ impl Chain {
                 request_bytes: record.request_bytes,
                 response_bytes: record.response_bytes,
             };
-            let done = bound.call(Hook::OnComplete, |hooks, store| hooks.on_complete(store, exchange.view(at), completion).map(Ok));
+            let done = bound
+                .call(Hook::OnComplete, |hooks, store| hooks.on_complete(store, exchange.view(at), completion).map(Ok));
             if let Err(error) = done {
                 drop(self.failed(exchange, error, bound));
             }
@@ -301,8 +344,17 @@ impl Chain {
         }
         // All of an amendment or nothing: what can fail comes first.
         let service = match amendment.service {
-            Some(_) if hook != Hook::OnRequest => return Err(bound.broke(hook, "it chose another service, which only `on-request` can".into())),
-            Some(id) => Some(bound.policy.context.services.get(id).ok_or_else(|| bound.broke(hook, "it chose a service that does not exist".into()))?),
+            Some(_) if hook != Hook::OnRequest => {
+                return Err(bound.broke(hook, "it chose another service, which only `on-request` can".into()));
+            }
+            Some(id) => Some(
+                bound
+                    .policy
+                    .context
+                    .services
+                    .get(id)
+                    .ok_or_else(|| bound.broke(hook, "it chose a service that does not exist".into()))?,
+            ),
             None => None,
         };
         apply(&amendment.edits, head).map_err(|message| bound.broke(hook, message))?;
@@ -338,7 +390,12 @@ fn apply(edits: &[types::Edit], head: &mut impl Metadata) -> Result<(), String> 
 }
 
 /// Calls a hook with the values of the fields that its policy declared.
-fn with_values<R>(exchange: &Exchange, fields: &[Field], head: &impl Metadata, call: impl FnOnce(&Exchange, &[Option<&[u8]>]) -> R) -> R {
+fn with_values<R>(
+    exchange: &Exchange,
+    fields: &[Field],
+    head: &impl Metadata,
+    call: impl FnOnce(&Exchange, &[Option<&[u8]>]) -> R,
+) -> R {
     if fields.is_empty() {
         return call(exchange, &[]);
     }
@@ -350,7 +407,9 @@ fn with_values<R>(exchange: &Exchange, fields: &[Field], head: &impl Metadata, c
             // An earlier policy may have chosen another one than the route's.
             Field::Pseudo(Pseudo::Service) => Some(exchange.service.name.as_bytes().into()),
             Field::Pseudo(pseudo) => head.pseudo(*pseudo),
-            Field::Attribute(name) => attributes.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value.as_bytes().into()),
+            Field::Attribute(name) => {
+                attributes.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value.as_bytes().into())
+            }
         })
         .collect();
     let borrowed: Borrowed<'_> = values.iter().map(Option::as_deref).collect();

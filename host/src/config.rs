@@ -117,9 +117,7 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(path)?
-        .take(LARGEST_FILE + 1)
-        .read_to_end(&mut bytes)?;
+    File::open(path)?.take(LARGEST_FILE + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > LARGEST_FILE {
         return Err(io::Error::other("it is larger than 4 MiB"));
     }
@@ -137,10 +135,7 @@ pub fn parse(text: &str, file: &Path) -> Result<Config, Problems> {
     for error in parsed.errors {
         reader.report(reader.position(error.span.start), error.message, "");
     }
-    let config = parsed
-        .table
-        .as_ref()
-        .map(|table| Fields::of_file(&reader, table, config));
+    let config = parsed.table.as_ref().map(|table| Fields::of_file(&reader, table, config));
     let problems = reader.finish();
     match config {
         Some(config) if problems.is_empty() => Ok(config),

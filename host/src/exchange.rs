@@ -50,7 +50,14 @@ struct OpenAttempt {
 }
 
 impl Exchange {
-    pub fn new(id: u64, route: u32, service: Arc<Service>, chain: Rc<Chain>, recording: Recording, place: Place) -> Self {
+    pub fn new(
+        id: u64,
+        route: u32,
+        service: Arc<Service>,
+        chain: Rc<Chain>,
+        recording: Recording,
+        place: Place,
+    ) -> Self {
         let memos = SmallVec::from_elem(0, chain.len());
         Self {
             id,
@@ -94,7 +101,13 @@ impl Exchange {
     }
 
     /// Notes in the record what a policy did.
-    pub(crate) fn acted(&mut self, policy: &Arc<str>, hook: &'static str, did: impl Into<Cow<'static, str>>, why: Option<String>) {
+    pub(crate) fn acted(
+        &mut self,
+        policy: &Arc<str>,
+        hook: &'static str,
+        did: impl Into<Cow<'static, str>>,
+        why: Option<String>,
+    ) {
         self.recording.record.acted.push(Acted { policy: policy.clone(), hook, did: did.into(), why });
     }
 
@@ -140,7 +153,14 @@ impl Drop for Exchange {
         let chain = self.chain.clone();
         if let (latency, Some(in_flight)) = self.end_attempt(Some(FailureKind::Cancelled)) {
             let endpoint = in_flight.endpoint().id;
-            let outcome = Outcome { endpoint, status: 0, grpc_status: None, failure: Some(FailureKind::Cancelled), latency, repeatable: false };
+            let outcome = Outcome {
+                endpoint,
+                status: 0,
+                grpc_status: None,
+                failure: Some(FailureKind::Cancelled),
+                latency,
+                repeatable: false,
+            };
             chain.on_outcome(self, chain.len(), &outcome, &NoHead);
         }
         chain.on_complete(self);

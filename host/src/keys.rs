@@ -105,9 +105,7 @@ pub enum KeySource {
 impl KeySource {
     pub fn path(&self) -> &Path {
         match self {
-            Self::Private(path) | Self::Public(path) | Self::Secret(path) | Self::Jwks(path) => {
-                path
-            }
+            Self::Private(path) | Self::Public(path) | Self::Secret(path) | Self::Jwks(path) => path,
         }
     }
 }
@@ -131,11 +129,7 @@ pub enum KeyError {
     #[error("key {key:?} has no key id {kid:?}")]
     UnknownKid { key: String, kid: String },
     #[error("key {key:?} has {count} keys for {algorithm}, and the token does not say which")]
-    NoKid {
-        key: String,
-        algorithm: Algorithm,
-        count: usize,
-    },
+    NoKid { key: String, algorithm: Algorithm, count: usize },
     #[error("signing with key {key:?} failed")]
     Failed { key: String },
 }
@@ -174,11 +168,7 @@ impl Keys {
                 Err(problem) => problems.push(problem),
             }
         }
-        if problems.is_empty() {
-            Ok(Self { by_name })
-        } else {
-            Err(problems)
-        }
+        if problems.is_empty() { Ok(Self { by_name }) } else { Err(problems) }
     }
 
     pub fn get(&self, name: &str) -> Option<Arc<Key>> {
@@ -223,10 +213,7 @@ impl Current {
     fn new(material: Material) -> Arc<Self> {
         // One count for the process: a key that is loaded anew with the configuration must not repeat a version.
         static VERSIONS: AtomicU64 = AtomicU64::new(1);
-        Arc::new(Self {
-            version: VERSIONS.fetch_add(1, Ordering::Relaxed),
-            material,
-        })
+        Arc::new(Self { version: VERSIONS.fetch_add(1, Ordering::Relaxed), material })
     }
 }
 
@@ -255,10 +242,8 @@ impl Key {
         }
         *tried = now;
         let material = read.and_then(|content| Material::parse(&self.spec, &content));
-        let material = material.map_err(|message| {
-            self.spec
-                .problem(format!("{message}. What was loaded before stays in use"))
-        })?;
+        let material =
+            material.map_err(|message| self.spec.problem(format!("{message}. What was loaded before stays in use")))?;
         self.current.store(Current::new(material));
         Ok(true)
     }
@@ -271,13 +256,7 @@ impl Key {
     pub fn algorithm(&self) -> Option<Algorithm> {
         match self.spec.source {
             KeySource::Jwks(_) => None,
-            _ => self
-                .current
-                .load()
-                .material
-                .members
-                .first()
-                .map(|member| member.algorithm),
+            _ => self.current.load().material.members.first().map(|member| member.algorithm),
         }
     }
 
@@ -299,15 +278,8 @@ impl Key {
     pub fn sign(&self, data: &[u8]) -> Result<Vec<u8>, KeyError> {
         let key = || self.spec.name.clone();
         let current = self.current.load();
-        match current
-            .material
-            .members
-            .first()
-            .and_then(|member| member.signer.as_ref())
-        {
-            Some(signer) => signer
-                .sign(data)
-                .map_err(|_| KeyError::Failed { key: key() }),
+        match current.material.members.first().and_then(|member| member.signer.as_ref()) {
+            Some(signer) => signer.sign(data).map_err(|_| KeyError::Failed { key: key() }),
             None => Err(KeyError::CannotSign { key: key() }),
         }
     }
@@ -334,26 +306,13 @@ impl Key {
             Some(kid) => any_kid || member.kid.as_deref() == Some(kid),
             None => true,
         };
-        let mut fitting = members
-            .iter()
-            .filter(named)
-            .filter(|member| member.algorithm == algorithm);
+        let mut fitting = members.iter().filter(named).filter(|member| member.algorithm == algorithm);
         match (fitting.clone().count(), kid) {
             (0, Some(kid)) if !members.iter().any(|member| named(&member)) => {
-                Err(KeyError::UnknownKid {
-                    key: key(),
-                    kid: kid.to_owned(),
-                })
+                Err(KeyError::UnknownKid { key: key(), kid: kid.to_owned() })
             }
-            (0, _) => Err(KeyError::WrongAlgorithm {
-                key: key(),
-                algorithm,
-            }),
-            (count @ 2.., None) => Err(KeyError::NoKid {
-                key: key(),
-                algorithm,
-                count,
-            }),
+            (0, _) => Err(KeyError::WrongAlgorithm { key: key(), algorithm }),
+            (count @ 2.., None) => Err(KeyError::NoKid { key: key(), algorithm, count }),
             _ => Ok(fitting.any(|member| member.verifier.verify(data, signature))),
         }
     }
@@ -361,20 +320,13 @@ impl Key {
 
 impl Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Key")
-            .field("spec", &self.spec)
-            .field("version", &self.version())
-            .finish_non_exhaustive()
+        f.debug_struct("Key").field("spec", &self.spec).field("version", &self.version()).finish_non_exhaustive()
     }
 }
 
 impl KeySpec {
     fn problem(&self, message: impl Into<String>) -> KeyProblem {
-        KeyProblem {
-            key: self.name.clone(),
-            file: self.source.path().to_owned(),
-            message: message.into(),
-        }
+        KeyProblem { key: self.name.clone(), file: self.source.path().to_owned(), message: message.into() }
     }
 }
 
@@ -393,9 +345,7 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
             return Err(io::Error::other("not a file"));
         }
         let mut content = Vec::new();
-        File::open(path)?
-            .take(MAX_FILE_BYTES + 1)
-            .read_to_end(&mut content)?;
+        File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut content)?;
         if content.len() as u64 > MAX_FILE_BYTES {
             return Err(io::Error::other("larger than 1 MiB, which no key file is"));
         }

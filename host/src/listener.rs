@@ -118,7 +118,10 @@ impl Open {
         let taken = worker.node.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
         if taken.is_err() {
             worker.node.telemetry.metrics.error(ErrorKind::Overload.as_str());
-            tracing::debug!(listener = &*listener.name, "connection turned away: all {max} of [limits] max-connections are taken");
+            tracing::debug!(
+                listener = &*listener.name,
+                "connection turned away: all {max} of [limits] max-connections are taken"
+            );
             return None;
         }
         worker.connections.set(worker.connections.get() + 1);
@@ -150,14 +153,21 @@ async fn turn_away(mut stream: TcpStream, _place: OwnedSemaphorePermit) {
     drop(timeout(Duration::from_secs(1), answer).await);
 }
 
-async fn serve(worker: Rc<Worker>, listener: Rc<Listener>, mut stream: TcpStream, peer: SocketAddr, drain: watch::Receiver<bool>) {
+async fn serve(
+    worker: Rc<Worker>,
+    listener: Rc<Listener>,
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    drain: watch::Receiver<bool>,
+) {
     let limits = worker.current().snapshot.config.limits.clone();
     drop(stream.set_nodelay(true));
     let Ok(Ok((is_http2, read))) = timeout(limits.header_timeout, sniff(&mut stream)).await else { return };
     let client: Arc<str> = peer.to_string().into();
     let service_for = |switch: Option<Switch>| {
         let origin = Origin::new(peer.ip(), listener.identity.as_deref(), listener.trust_forwarded);
-        let connection = Rc::new(Connection { listener: listener.clone(), peer: peer.ip(), origin, client: client.clone(), switch });
+        let connection =
+            Rc::new(Connection { listener: listener.clone(), peer: peer.ip(), origin, client: client.clone(), switch });
         let worker = worker.clone();
         service_fn(move |request| {
             let call = call::call(worker.clone(), connection.clone(), request);
@@ -175,7 +185,11 @@ async fn serve(worker: Rc<Worker>, listener: Rc<Listener>, mut stream: TcpStream
             .serve_connection(TokioIo::new(Rewind { read, stream }), service_for(None));
         until_drained(served, drain, |served| served.graceful_shutdown()).await;
     } else {
-        let heads = Limits { max_target_bytes: limits.max_target_bytes, max_head_bytes: limits.max_header_bytes, max_headers: limits.max_headers };
+        let heads = Limits {
+            max_target_bytes: limits.max_target_bytes,
+            max_head_bytes: limits.max_header_bytes,
+            max_headers: limits.max_headers,
+        };
         let strict = Strict::new(stream, read, heads).head_timeout(limits.header_timeout);
         let switch = strict.switch();
         let mut http = http1::Builder::new();
@@ -194,7 +208,11 @@ async fn serve(worker: Rc<Worker>, listener: Rc<Listener>, mut stream: TcpStream
 }
 
 /// Drives a connection; when the node drains, lets it end what it has begun.
-async fn until_drained<C: Future<Output = hyper::Result<()>>>(connection: C, mut drain: watch::Receiver<bool>, shut_down: impl Fn(Pin<&mut C>)) {
+async fn until_drained<C: Future<Output = hyper::Result<()>>>(
+    connection: C,
+    mut drain: watch::Receiver<bool>,
+    shut_down: impl Fn(Pin<&mut C>),
+) {
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => ended,
@@ -227,7 +245,11 @@ struct Rewind {
 }
 
 impl tokio::io::AsyncRead for Rewind {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut std::task::Context<'_>, buffer: &mut tokio::io::ReadBuf<'_>) -> std::task::Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+        buffer: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
         if self.read.is_empty() {
             return Pin::new(&mut self.stream).poll_read(context, buffer);
         }
@@ -239,7 +261,11 @@ impl tokio::io::AsyncRead for Rewind {
 }
 
 impl tokio::io::AsyncWrite for Rewind {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut std::task::Context<'_>, bytes: &[u8]) -> std::task::Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+        bytes: &[u8],
+    ) -> std::task::Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
@@ -259,7 +285,10 @@ impl tokio::io::AsyncWrite for Rewind {
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut std::task::Context<'_>) -> std::task::Poll<io::Result<()>> {
+    fn poll_shutdown(
+        mut self: Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }

@@ -51,9 +51,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever reads has read enough, as in `weir inspect … | head`.
         Err(error)
-            if error
-                .downcast_ref::<io::Error>()
-                .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) =>
+            if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) =>
         {
             ExitCode::SUCCESS
         }
@@ -66,9 +64,8 @@ fn main() -> ExitCode {
 }
 
 fn run(file: &Path) -> Result<()> {
-    let level = config::load(file).map_or(LevelFilter::INFO, |config| {
-        config.log.level.as_str().parse().unwrap_or(LevelFilter::INFO)
-    });
+    let level = config::load(file)
+        .map_or(LevelFilter::INFO, |config| config.log.level.as_str().parse().unwrap_or(LevelFilter::INFO));
     let metrics = Metrics::new();
     let _log = HostLog::start(level, metrics.log_lines_dropped("host"))?;
     let signals = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -110,13 +107,7 @@ impl StopSignal {
 
 fn check(file: &Path) -> Result<()> {
     let config = app::check(file)?;
-    let Config {
-        listeners,
-        services,
-        routes,
-        policies,
-        ..
-    } = &config;
+    let Config { listeners, services, routes, policies, .. } = &config;
     let (listeners, services, routes, policies) = (listeners.len(), services.len(), routes.len(), policies.len());
     writeln!(
         io::stdout().lock(),
@@ -133,21 +124,14 @@ fn inspect(file: &Path) -> Result<()> {
         .map_err(|error| anyhow!("{} is not a plugin that can be used: {error}", file.display()))?;
     let description = &plugin.description;
     let mut out = io::stdout().lock();
-    writeln!(
-        out,
-        "{} {} ({})",
-        description.name, description.version, description.summary
-    )?;
+    writeln!(out, "{} {} ({})", description.name, description.version, description.summary)?;
     writeln!(out, "digest   {}", plugin.digest)?;
     writeln!(out, "size     {} bytes", bytes.len())?;
     writeln!(out, "hooks    {}", plugin.hooks.names().join(", "))?;
     match needs {
-        Ok(needs) => writeln!(
-            out,
-            "fields   of requests: {}; of responses: {}",
-            list(&needs.request),
-            list(&needs.response)
-        )?,
+        Ok(needs) => {
+            writeln!(out, "fields   of requests: {}; of responses: {}", list(&needs.request), list(&needs.response))?
+        }
         Err(why) => writeln!(out, "fields   {why}")?,
     }
     writeln!(out, "imports  {}", plugin.imports.join(", "))?;

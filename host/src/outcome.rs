@@ -123,12 +123,7 @@ mod tests {
     use super::*;
 
     fn answered(status: u16, grpc_status: Option<u32>) -> Outcome {
-        Outcome {
-            status,
-            grpc_status,
-            failure: None,
-            ..Outcome::rejected(1)
-        }
+        Outcome { status, grpc_status, failure: None, ..Outcome::rejected(1) }
     }
 
     #[test]
@@ -151,10 +146,7 @@ mod tests {
     fn no_answer_is_no_success() {
         assert!(!answered(0, None).is_success());
         assert!(!Outcome::rejected(1).is_success());
-        let reset_after_head = Outcome {
-            failure: Some(FailureKind::Reset),
-            ..answered(200, None)
-        };
+        let reset_after_head = Outcome { failure: Some(FailureKind::Reset), ..answered(200, None) };
         assert!(!reset_after_head.is_success());
     }
 

@@ -79,16 +79,9 @@ impl Reloader {
         let used = |name: &str| config.policies.values().any(|policy| policy.plugin == name);
         let broken = self.directory.files().filter(|(name, _)| !used(name));
         let broken = broken.filter_map(|(name, file)| {
-            Some(whole(
-                &config.plugins.directory.join(format!("{name}.wasm")),
-                file.last_error.as_ref()?,
-            ))
+            Some(whole(&config.plugins.directory.join(format!("{name}.wasm")), file.last_error.as_ref()?))
         });
-        self.directory_error
-            .iter()
-            .map(|error| whole(&self.file, error))
-            .chain(broken)
-            .collect()
+        self.directory_error.iter().map(|error| whole(&self.file, error)).chain(broken).collect()
     }
 
     /// Watches until the node drains. Runs on a thread of its own, at low priority.
@@ -230,9 +223,7 @@ impl Reloader {
         match self.attempt(config, candidates) {
             Ok(generation) => {
                 self.waiting = None;
-                candidates
-                    .iter()
-                    .for_each(|candidate| self.accept(candidate, generation));
+                candidates.iter().for_each(|candidate| self.accept(candidate, generation));
                 self.node.telemetry.metrics.reload("config", "ok");
                 tracing::info!(generation, "configuration reloaded");
                 let mut status = self.status();
@@ -251,11 +242,7 @@ impl Reloader {
     /// Builds and publishes, or says why not.
     fn attempt(&self, config: Arc<Config>, candidates: &[Candidate]) -> Result<u64, Vec<Problem>> {
         let mut plugins = self.directory.plugins();
-        plugins.extend(
-            candidates
-                .iter()
-                .map(|candidate| (candidate.name.clone(), Ok(candidate.plugin.clone()))),
-        );
+        plugins.extend(candidates.iter().map(|candidate| (candidate.name.clone(), Ok(candidate.plugin.clone()))));
         let built = build(&self.node, &self.file, config, plugins)?;
         if !built.refused.is_empty() {
             return Err(built.refused);
@@ -266,20 +253,12 @@ impl Reloader {
     fn accept(&mut self, candidate: &Candidate, generation: u64) {
         self.directory.accept(candidate);
         self.node.telemetry.metrics.reload("plugin", "ok");
-        tracing::info!(
-            plugin = candidate.name,
-            generation,
-            digest = candidate.plugin.digest,
-            "plugin reloaded"
-        );
+        tracing::info!(plugin = candidate.name, generation, digest = candidate.plugin.digest, "plugin reloaded");
     }
 
     fn told_failed(&self, plugin: &str, why: &str) {
         self.node.telemetry.metrics.reload("plugin", "failed");
-        tracing::error!(
-            plugin,
-            "plugin not loaded, the last good version, if there is one, stays in use: {why}"
-        );
+        tracing::error!(plugin, "plugin not loaded, the last good version, if there is one, stays in use: {why}");
     }
 
     fn refuse_config(&self, problems: &[Problem]) {

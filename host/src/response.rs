@@ -159,11 +159,7 @@ pub struct ProxyError {
 
 impl ProxyError {
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-            retry_after: None,
-        }
+        Self { kind, message: message.into(), retry_after: None }
     }
 }
 
@@ -189,10 +185,7 @@ impl Reply {
     /// What about it cannot. [`reply`] would leave that out.
     pub fn check(&self) -> Result<(), String> {
         if status_of(self.status).is_none() {
-            return Err(format!(
-                "it replied with status {}, which is not one of 200 to 599",
-                self.status
-            ));
+            return Err(format!("it replied with status {}, which is not one of 200 to 599", self.status));
         }
         if !self.error.is_empty() && kind_value(&self.error).is_none() {
             let shown = self.error.escape_debug().take(MAX_KIND_BYTES).collect::<String>();
@@ -200,9 +193,7 @@ impl Reply {
                 "it replied with error \"{shown}\", which is not 1 to {MAX_KIND_BYTES} visible ASCII characters"
             ));
         }
-        self.headers
-            .iter()
-            .try_for_each(|(name, value)| field(name, value).map(drop))
+        self.headers.iter().try_for_each(|(name, value)| field(name, value).map(drop))
     }
 }
 
@@ -241,11 +232,7 @@ pub fn reply(reply: &Reply, caller: &Caller) -> Response<Bytes> {
         None if reply.error.is_empty() && reply.message.is_empty() => Content::Body(Bytes::new()),
         None => {
             let exchange = caller.id.to_str().unwrap_or_default();
-            Content::Explanation(Explanation {
-                error: &reply.error,
-                message: &reply.message,
-                exchange,
-            })
+            Content::Explanation(Explanation { error: &reply.error, message: &reply.message, exchange })
         }
     };
     let grpc_status = reply.grpc_status.map(|status| (status, reply.message.as_str()));
@@ -279,26 +266,17 @@ fn answer(
         headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     if status == StatusCode::METHOD_NOT_ALLOWED && !headers.contains_key(ALLOW) {
-        headers.insert(
-            ALLOW,
-            HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
-        );
+        headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
     }
     let mut response = Response::new(Bytes::new());
     if caller.grpc {
-        let message = if let Content::Explanation(explanation) = &content {
-            explanation.message
-        } else {
-            ""
-        };
+        let message = if let Content::Explanation(explanation) = &content { explanation.message } else { "" };
         let (code, message) = grpc_status.unwrap_or((grpc::status_for(status), message));
         grpc::trailers_only(&mut headers, code, message);
     } else {
         *response.status_mut() = status;
-        let has_content = !matches!(
-            status,
-            StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED
-        );
+        let has_content =
+            !matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED);
         match content {
             Content::Body(body) if has_content => *response.body_mut() = body,
             Content::Explanation(explanation) if has_content => {
@@ -320,9 +298,7 @@ fn field(name: &str, value: &[u8]) -> Result<(HeaderName, HeaderValue), String> 
 }
 
 fn status_of(status: u16) -> Option<StatusCode> {
-    StatusCode::from_u16(status)
-        .ok()
-        .filter(|status| (200..600).contains(&status.as_u16()))
+    StatusCode::from_u16(status).ok().filter(|status| (200..600).contains(&status.as_u16()))
 }
 
 fn kind_value(kind: &str) -> Option<HeaderValue> {
@@ -332,8 +308,5 @@ fn kind_value(kind: &str) -> Option<HeaderValue> {
 
 /// Rounded up, so that nobody comes back too early, and at least one, for zero says "at once".
 fn whole_seconds(duration: Duration) -> u64 {
-    duration
-        .as_secs()
-        .saturating_add(u64::from(duration.subsec_nanos() > 0))
-        .max(1)
+    duration.as_secs().saturating_add(u64::from(duration.subsec_nanos() > 0)).max(1)
 }

@@ -34,10 +34,7 @@ struct Tally {
 
 impl Tally {
     fn unpack(word: u64) -> Self {
-        Self {
-            second: (word >> 32) as u32,
-            count: word as u32,
-        }
+        Self { second: (word >> 32) as u32, count: word as u32 }
     }
 
     fn pack(self) -> u64 {
@@ -221,11 +218,7 @@ mod tests {
         budget.set(100, 0);
         budget.deposit_at(60);
         budget.deposit_at(50);
-        assert_eq!(
-            granted(&budget, 5, 60),
-            2,
-            "they share a slot, and the later second keeps it"
-        );
+        assert_eq!(granted(&budget, 5, 60), 2, "they share a slot, and the later second keeps it");
     }
 
     /// Over ten seconds there are never more than the minimum of each, and the share of the attempts of those seconds
@@ -238,11 +231,7 @@ mod tests {
             let budget = RetryBudget::new(percent, minimum);
             let (mut attempts, mut retries) = (Vec::new(), Vec::new());
             for second in 0..60 {
-                let arrived = if rng.random_bool(0.3) {
-                    0
-                } else {
-                    rng.random_range(0..50)
-                };
+                let arrived = if rng.random_bool(0.3) { 0 } else { rng.random_range(0..50) };
                 (0..arrived).for_each(|_| budget.deposit_at(second));
                 attempts.push(arrived);
                 retries.push(granted(&budget, rng.random_range(0..40), second));

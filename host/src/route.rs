@@ -108,24 +108,10 @@ impl Routes {
     }
 
     /// The number of the route for a request, whose host is given without its port and whose path without its query.
-    pub fn find(
-        &self,
-        listener: &str,
-        host: &str,
-        path: &str,
-        method: &Method,
-        headers: &HeaderMap,
-    ) -> Option<usize> {
-        let query = Query {
-            listener,
-            path,
-            method,
-            headers,
-        };
+    pub fn find(&self, listener: &str, host: &str, path: &str, method: &Method, headers: &HeaderMap) -> Option<usize> {
+        let query = Query { listener, path, method, headers };
         let mut buffer = [0; MAX_HOST_BYTES];
-        lower_case(host, &mut buffer)
-            .and_then(|host| self.find_by_host(host, &query))
-            .or_else(|| self.any.find(&query))
+        lower_case(host, &mut buffer).and_then(|host| self.find_by_host(host, &query)).or_else(|| self.any.find(&query))
     }
 
     fn find_by_host(&self, host: &str, query: &Query<'_>) -> Option<usize> {
@@ -150,9 +136,7 @@ impl Routes {
     fn add(&mut self, route: usize, spec: RouteSpec) -> Result<(), String> {
         let prefix = spec.path_prefix.as_deref().unwrap_or("/");
         if !prefix.starts_with('/') || prefix.contains(['?', '#']) {
-            return Err(format!(
-                "path-prefix {prefix:?} has to begin with \"/\", and has no query"
-            ));
+            return Err(format!("path-prefix {prefix:?} has to begin with \"/\", and has no query"));
         }
         let host = spec.host.as_deref().map(host_pattern).transpose()?;
         let paths = match host {
@@ -165,12 +149,7 @@ impl Routes {
         };
         paths.add(
             prefix,
-            Candidate {
-                route,
-                listener: spec.listener.map(Into::into),
-                methods: spec.methods,
-                headers: spec.headers,
-            },
+            Candidate { route, listener: spec.listener.map(Into::into), methods: spec.methods, headers: spec.headers },
         );
         Ok(())
     }
@@ -186,18 +165,13 @@ fn host_pattern(pattern: &str) -> Result<Host, String> {
     let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
     // Colons belong to IPv6 addresses, which stand in brackets.
     let has_port = name.contains(':') && !(name.starts_with('[') && name.ends_with(']'));
-    if name.is_empty() || name.len() > MAX_HOST_BYTES || has_port || name.contains(['*', '/', ' '])
-    {
+    if name.is_empty() || name.len() > MAX_HOST_BYTES || has_port || name.contains(['*', '/', ' ']) {
         return Err(format!(
             "host {pattern:?} has to be a name without port, as \"example.com\" or \"*.example.com\"; leave it out for any"
         ));
     }
     let name = name.into_boxed_str();
-    Ok(if pattern.starts_with("*.") {
-        Host::Below(name)
-    } else {
-        Host::Exact(name)
-    })
+    Ok(if pattern.starts_with("*.") { Host::Below(name) } else { Host::Exact(name) })
 }
 
 /// The host in the form of the table's keys; None if none of them can be so long.
@@ -211,9 +185,7 @@ fn lower_case<'a>(host: &str, buffer: &'a mut [u8; MAX_HOST_BYTES]) -> Option<&'
 
 impl Default for Paths {
     fn default() -> Self {
-        Self {
-            nodes: vec![Node::default()],
-        }
+        Self { nodes: vec![Node::default()] }
     }
 }
 
@@ -228,10 +200,7 @@ impl Paths {
             };
             let child = *node.children.entry(segment.into()).or_insert(new);
             if child == new {
-                self.nodes.push(Node {
-                    parent: Some(at),
-                    ..Node::default()
-                });
+                self.nodes.push(Node { parent: Some(at), ..Node::default() });
             }
             at = child;
         }
@@ -257,21 +226,14 @@ impl Paths {
                 Some((segment, below)) => (segment, Some(below)),
                 None => (path, None),
             };
-            match node
-                .children
-                .get(segment)
-                .and_then(|child| self.nodes.get(*child))
-            {
+            match node.children.get(segment).and_then(|child| self.nodes.get(*child)) {
                 Some(child) => node = child,
                 None => break,
             }
             rest = below;
         }
         loop {
-            let fitting = node
-                .candidates
-                .iter()
-                .find(|candidate| candidate.fits(query));
+            let fitting = node.candidates.iter().find(|candidate| candidate.fits(query));
             if let Some(candidate) = fitting {
                 return Some(candidate.route);
             }
@@ -284,25 +246,12 @@ impl Candidate {
     /// Smaller is more specific.
     fn rank(&self) -> (Reverse<usize>, bool, bool, usize) {
         let headers = Reverse(self.headers.len());
-        (
-            headers,
-            self.methods.is_empty(),
-            self.listener.is_none(),
-            self.route,
-        )
+        (headers, self.methods.is_empty(), self.listener.is_none(), self.route)
     }
 
     fn fits(&self, query: &Query<'_>) -> bool {
-        self.listener
-            .as_deref()
-            .is_none_or(|listener| listener == query.listener)
+        self.listener.as_deref().is_none_or(|listener| listener == query.listener)
             && (self.methods.is_empty() || self.methods.contains(query.method))
-            && self.headers.iter().all(|(name, value)| {
-                query
-                    .headers
-                    .get_all(name)
-                    .iter()
-                    .any(|given| given == value)
-            })
+            && self.headers.iter().all(|(name, value)| query.headers.get_all(name).iter().any(|given| given == value))
     }
 }

@@ -4,8 +4,8 @@ pub mod client;
 pub mod endpoint;
 mod least;
 
-use arc_swap::ArcSwap;
 use crate::config;
+use arc_swap::ArcSwap;
 use endpoint::{BreakerState, Endpoint};
 use least::LeastLoaded;
 use std::collections::HashMap;
@@ -29,7 +29,13 @@ pub struct ServiceOptions {
 impl ServiceOptions {
     pub fn of(service: &config::Service) -> Self {
         let config::Service { protocol, connect_timeout, idle_timeout, max_connections, max_pending, .. } = service;
-        Self { protocol: *protocol, connect_timeout: *connect_timeout, idle_timeout: *idle_timeout, max_connections: *max_connections, max_pending: *max_pending }
+        Self {
+            protocol: *protocol,
+            connect_timeout: *connect_timeout,
+            idle_timeout: *idle_timeout,
+            max_connections: *max_connections,
+            max_pending: *max_pending,
+        }
     }
 }
 
@@ -143,7 +149,8 @@ impl Service {
     /// Replaces the endpoints. One that stays, by its address, keeps its number and its load.
     pub fn set_endpoints(&self, specs: &[config::Endpoint]) {
         self.change(|before| {
-            let known: HashMap<&str, &Arc<Endpoint>> = before.iter().map(|endpoint| (&*endpoint.address, endpoint)).collect();
+            let known: HashMap<&str, &Arc<Endpoint>> =
+                before.iter().map(|endpoint| (&*endpoint.address, endpoint)).collect();
             let kept = |spec: &config::Endpoint| known.get(spec.address.as_str()).map(|endpoint| endpoint.id as usize);
             let mut by_id: Vec<Option<Arc<Endpoint>>> = Vec::new();
             by_id.resize(specs.iter().filter_map(kept).max().map_or(0, |id| id + 1), None);
@@ -187,7 +194,10 @@ impl Service {
             return;
         }
         self.change(|before| {
-            before.iter().filter(|endpoint| expired(endpoint)).for_each(|endpoint| endpoint.ejected_until.store(0, Ordering::Release));
+            before
+                .iter()
+                .filter(|endpoint| expired(endpoint))
+                .for_each(|endpoint| endpoint.ejected_until.store(0, Ordering::Release));
             Some(before.by_id.clone())
         });
     }

@@ -67,7 +67,14 @@ impl Drop for Live {
 
 impl Snapshot {
     /// The route that a request takes. The host without its port, the path without its query.
-    pub fn route(&self, listener: &str, host: &str, path: &str, method: &http::Method, headers: &http::HeaderMap) -> Option<&Arc<Route>> {
+    pub fn route(
+        &self,
+        listener: &str,
+        host: &str,
+        path: &str,
+        method: &http::Method,
+        headers: &http::HeaderMap,
+    ) -> Option<&Arc<Route>> {
         self.entries.get(self.routes.find(listener, host, path, method, headers)?)
     }
 }

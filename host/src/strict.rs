@@ -55,11 +55,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            max_target_bytes: 16 * 1024,
-            max_head_bytes: 64 * 1024,
-            max_headers: 100,
-        }
+        Self { max_target_bytes: 16 * 1024, max_head_bytes: 64 * 1024, max_headers: 100 }
     }
 }
 
@@ -196,20 +192,14 @@ impl<T> Strict<T> {
                 refusal.read(buf);
                 Ok(())
             }
-            Some(Ending::Fail(violation)) => {
-                Err(io::Error::new(io::ErrorKind::InvalidData, *violation))
-            }
+            Some(Ending::Fail(violation)) => Err(io::Error::new(io::ErrorKind::InvalidData, *violation)),
             None => Ok(()),
         }
     }
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Strict<T> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.ending.is_some() {
             return Poll::Ready(this.end(buf));
@@ -229,20 +219,12 @@ impl<T: AsyncRead + Unpin> AsyncRead for Strict<T> {
             let length = this.unread.len().min(buf.remaining());
             buf.put_slice(&this.unread.split_to(length));
         }
-        if passthrough {
-            Poll::Ready(Ok(()))
-        } else {
-            Poll::Ready(this.check(buf, before))
-        }
+        if passthrough { Poll::Ready(Ok(())) } else { Poll::Ready(this.check(buf, before)) }
     }
 }
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Strict<T> {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().inner).poll_write(cx, buf)
     }
 

@@ -71,14 +71,7 @@ impl Telemetry {
             }
             None => (SpanSink::discard(), None),
         };
-        Ok((
-            Self {
-                metrics,
-                spans,
-                log,
-            },
-            Running(export),
-        ))
+        Ok((Self { metrics, spans, log }, Running(export)))
     }
 
     /// What one worker needs.
@@ -143,13 +136,8 @@ mod tests {
     async fn a_node_that_ends_has_written_what_its_workers_left() {
         let (written, output) = channel();
         let control = Handle::current();
-        let (telemetry, running) = Telemetry::start(
-            &Options::default(),
-            Metrics::new(),
-            Output(written),
-            &control,
-        )
-        .unwrap();
+        let (telemetry, running) =
+            Telemetry::start(&Options::default(), Metrics::new(), Output(written), &control).unwrap();
         for _worker in 0..3 {
             let worker = telemetry.worker();
             Recording::begin(&worker, Kind::Call, HeaderValue::from_static("a-1")).finish(End::Ok);
@@ -161,10 +149,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_unusable_collector_is_refused_at_the_start() {
-        let options = Options {
-            spans: Some(SpanOptions::new("collector")),
-            ..Options::default()
-        };
+        let options = Options { spans: Some(SpanOptions::new("collector")), ..Options::default() };
         let started = Telemetry::start(&options, Metrics::new(), io::sink(), &Handle::current());
         assert!(started.unwrap_err().to_string().contains("\"collector\""));
     }

@@ -64,7 +64,15 @@ impl Worker {
             let metrics = node.telemetry.metrics.clone();
             Clients::new(move |service| metrics.service(service))
         };
-        let worker = Self { node, telemetry, clients, current: RefCell::default(), next_exchange: Cell::new(number << 56), connections: Cell::new(0), endpoint_metrics: RefCell::default() };
+        let worker = Self {
+            node,
+            telemetry,
+            clients,
+            current: RefCell::default(),
+            next_exchange: Cell::new(number << 56),
+            connections: Cell::new(0),
+            endpoint_metrics: RefCell::default(),
+        };
         worker.current();
         worker
     }
@@ -101,7 +109,9 @@ impl Worker {
             service.is_some_and(|service| service.endpoints().iter().any(|endpoint| &*endpoint.address == address))
         });
         self.endpoint_metrics.borrow_mut().clear();
-        let chain = |chain: &Vec<Arc<crate::plugin::Policy>>| Rc::new(Chain::new(chain.iter().filter_map(|policy| policies.get(&policy.id).cloned()).collect()));
+        let chain = |chain: &Vec<Arc<crate::plugin::Policy>>| {
+            Rc::new(Chain::new(chain.iter().filter_map(|policy| policies.get(&policy.id).cloned()).collect()))
+        };
         Current { chains: snapshot.chains.iter().map(chain).collect(), policies, snapshot }
     }
 

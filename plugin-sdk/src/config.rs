@@ -31,7 +31,9 @@ impl Deref for Period {
 impl<'de> Deserialize<'de> for Period {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text: Cow<'de, str> = Deserialize::deserialize(deserializer)?;
-        humantime::parse_duration(&text).map(Self).map_err(|error| D::Error::custom(format!("{text:?} is not a length of time such as \"250ms\": {error}")))
+        humantime::parse_duration(&text)
+            .map(Self)
+            .map_err(|error| D::Error::custom(format!("{text:?} is not a length of time such as \"250ms\": {error}")))
     }
 }
 

@@ -1,7 +1,9 @@
 //! Between the generated bindings and [`Policy`]: `Exported<P>` is the component of a policy.
 
 use crate::bindings::imports::weir::policy::types as wit;
-use crate::exchange::{Completion, EndpointId, Exchange, ExchangeKind, Failure, Fields, Outcome, Response, RouteId, ServiceId};
+use crate::exchange::{
+    Completion, EndpointId, Exchange, ExchangeKind, Failure, Fields, Outcome, Response, RouteId, ServiceId,
+};
 use crate::host::endpoints::Endpoint;
 use crate::policy::{BodyOf, Described, Needs, Skip};
 use crate::verdict::{Amendment, Attempt, BodyVerdict, Decision, Edit, Refusal, Reply, Verdict};
@@ -53,7 +55,8 @@ impl<P: Component> bindings::base::exports::weir::policy::describe::Guest for Ex
 
 impl<P: Component> bindings::base::exports::weir::policy::configure::Guest for Exported<P> {
     fn configure(config: Vec<u8>) -> Result<wit::Needs, Vec<wit::Problem>> {
-        let problem = |error: Error| vec![wit::Problem { pointer: error.pointer().into(), message: error.message().into() }];
+        let problem =
+            |error: Error| vec![wit::Problem { pointer: error.pointer().into(), message: error.message().into() }];
         let (policy, needs) = crate::policy::configure::<P>(&config).map_err(problem)?;
         let Needs { request, response, skip } = needs;
         let answer = wit::Needs { request: request.clone(), response: response.clone(), skip: occasions(skip) };
@@ -105,7 +108,11 @@ impl<P: Component> bindings::on_attempt::exports::weir::policy::on_attempt::Gues
 }
 
 impl<P: Component> bindings::on_outcome::exports::weir::policy::on_outcome::Guest for Exported<P> {
-    fn on_outcome(exchange: wit::Exchange, outcome: wit::Outcome, fields: wit::Fields) -> Result<wit::DecisionAnswer, String> {
+    fn on_outcome(
+        exchange: wit::Exchange,
+        outcome: wit::Outcome,
+        fields: wit::Fields,
+    ) -> Result<wit::DecisionAnswer, String> {
         let this = installed::<P>()?;
         let exchange = Exchange::new(exchange, &[], Vec::new());
         let outcome = Outcome {
@@ -153,7 +160,10 @@ impl<P: Component> bindings::on_body::exports::weir::policy::on_body::Guest for 
 }
 
 impl<P: Component> bindings::on_complete::exports::weir::policy::on_complete::Guest for Exported<P> {
-    fn on_complete(exchange: wit::Exchange, completion: bindings::on_complete::exports::weir::policy::on_complete::Completion) {
+    fn on_complete(
+        exchange: wit::Exchange,
+        completion: bindings::on_complete::exports::weir::policy::on_complete::Completion,
+    ) {
         let Ok(this) = installed::<P>() else { return };
         let completion = Completion {
             status: completion.status,
@@ -265,7 +275,8 @@ impl From<Refusal> for wit::Refusal {
 }
 
 fn occasions(skip: Skip) -> wit::Occasions {
-    let Skip { on_request, on_attempt, on_outcome, on_outcome_of_success, on_response, on_complete, without_memo } = skip;
+    let Skip { on_request, on_attempt, on_outcome, on_outcome_of_success, on_response, on_complete, without_memo } =
+        skip;
     [
         (on_request, wit::Occasions::ON_REQUEST),
         (on_attempt, wit::Occasions::ON_ATTEMPT),

@@ -42,10 +42,12 @@ mod slots;
 pub mod testing;
 mod verdict;
 
-pub use error::{Error, Result};
-pub use exchange::{Completion, EndpointId, Exchange, ExchangeKind, Failure, Fields, Outcome, Response, RouteId, ServiceId};
-pub use host::endpoints::Endpoint;
 pub use crate::policy::{BodyOf, Needs, Policy, Skip};
+pub use error::{Error, Result};
+pub use exchange::{
+    Completion, EndpointId, Exchange, ExchangeKind, Failure, Fields, Outcome, Response, RouteId, ServiceId,
+};
+pub use host::endpoints::Endpoint;
 pub use slots::Slots;
 pub use verdict::{Amendment, Attempt, BodyVerdict, Decision, Edit, Refusal, Reply, Verdict};
 pub use weir_sdk_macros::{Deserialize, JsonSchema, policy};
@@ -58,8 +60,9 @@ pub mod prelude {
     pub use crate::config::Period;
     pub use crate::host::{cells, clock, crypto, endpoints, log, metrics, random, trace};
     pub use crate::{
-        Amendment, Attempt, BodyOf, BodyVerdict, Completion, Decision, Deserialize, Endpoint, EndpointId, Error, Exchange, ExchangeKind, Failure,
-        JsonSchema, Needs, Outcome, Policy, Refusal, Reply, Response, Result, RouteId, ServiceId, Skip, Verdict, policy,
+        Amendment, Attempt, BodyOf, BodyVerdict, Completion, Decision, Deserialize, Endpoint, EndpointId, Error,
+        Exchange, ExchangeKind, Failure, JsonSchema, Needs, Outcome, Policy, Refusal, Reply, Response, Result, RouteId,
+        ServiceId, Skip, Verdict, policy,
     };
     pub use std::time::Duration;
 }

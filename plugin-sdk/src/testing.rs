@@ -22,7 +22,9 @@
 
 pub mod fake;
 
-use crate::exchange::{Completion, EndpointId, Exchange, ExchangeKind, Failure, Fields, Outcome, Response, RouteId, ServiceId};
+use crate::exchange::{
+    Completion, EndpointId, Exchange, ExchangeKind, Failure, Fields, Outcome, Response, RouteId, ServiceId,
+};
 use crate::host::endpoints::Endpoint;
 use crate::policy::{BodyOf, Described, Needs, Skip};
 use crate::verdict::{Attempt, BodyVerdict, Decision, Verdict};
@@ -211,7 +213,12 @@ impl<P: Described> Harness<P> {
         let endpoints: Vec<Endpoint> = endpoints
             .iter()
             .zip(0..)
-            .map(|((address, weight), id)| Endpoint { id: EndpointId(id), address: (*address).to_owned(), weight: *weight, ..Endpoint::default() })
+            .map(|((address, weight), id)| Endpoint {
+                id: EndpointId(id),
+                address: (*address).to_owned(),
+                weight: *weight,
+                ..Endpoint::default()
+            })
             .collect();
         self.policy.on_endpoints(ServiceId(0), &endpoints)
     }

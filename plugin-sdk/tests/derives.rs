@@ -20,11 +20,7 @@ fn agree<T: DeserializeOwned + schemars::JsonSchema>(taken: &[Value], refused: &
         for config in configs {
             let parsed = parse::<T>(config).map(|_| ());
             assert_eq!(parsed.is_ok(), expected, "Deserialize: {config}: {parsed:?}");
-            assert_eq!(
-                jsonschema::is_valid(&schema, config),
-                expected,
-                "schema: {config}: {schema:#}"
-            );
+            assert_eq!(jsonschema::is_valid(&schema, config), expected, "schema: {config}: {schema:#}");
         }
     }
 }
@@ -94,23 +90,14 @@ fn what_is_absent_has_its_default() {
 #[test]
 fn the_schema_tells_descriptions_defaults_and_limits() {
     let schema = schema::<Plain>();
-    assert_eq!(
-        (&schema["title"], &schema["description"]),
-        (&json!("Plain"), &json!("Of the whole."))
-    );
+    assert_eq!((&schema["title"], &schema["description"]), (&json!("Plain"), &json!("Of the whole.")));
     assert_eq!(schema["properties"]["max-attempts"]["description"], "How often.");
     assert_eq!(
-        (
-            &schema["properties"]["days"]["default"],
-            &schema["properties"]["days"]["maximum"]
-        ),
+        (&schema["properties"]["days"]["default"], &schema["properties"]["days"]["maximum"]),
         (&json!(7), &json!(10))
     );
     assert_eq!(schema["required"], json!(["max-attempts"]));
-    assert!(
-        !schema.to_string().contains("__Weir"),
-        "the copy does not show: {schema:#}"
-    );
+    assert!(!schema.to_string().contains("__Weir"), "the copy does not show: {schema:#}");
 }
 
 #[derive(Deserialize, JsonSchema, Debug, PartialEq)]
@@ -122,10 +109,7 @@ struct Defaults {
 
 impl Default for Defaults {
     fn default() -> Self {
-        Self {
-            initial: Period::from_secs(1),
-            max_attempts: 5,
-        }
+        Self { initial: Period::from_secs(1), max_attempts: 5 }
     }
 }
 
@@ -137,19 +121,10 @@ fn a_container_takes_its_defaults_from_its_type() {
     );
     assert_eq!(
         parse::<Defaults>(&json!({ "initial": "2s" })).unwrap(),
-        Defaults {
-            initial: Period::from_secs(2),
-            max_attempts: 5
-        }
+        Defaults { initial: Period::from_secs(2), max_attempts: 5 }
     );
     let properties = &schema::<Defaults>()["properties"];
-    assert_eq!(
-        (
-            &properties["initial"]["default"],
-            &properties["max-attempts"]["default"]
-        ),
-        (&json!("1s"), &json!(5))
-    );
+    assert_eq!((&properties["initial"]["default"], &properties["max-attempts"]["default"]), (&json!("1s"), &json!(5)));
 }
 
 #[derive(Deserialize, JsonSchema, Debug, PartialEq)]
@@ -177,10 +152,7 @@ struct Renamed {
 
 #[test]
 fn an_authors_own_names_are_honoured() {
-    agree::<Renamed>(
-        &[json!({ "maxAttempts": 1 })],
-        &[json!({ "max-attempts": 1 }), json!({ "max_attempts": 1 })],
-    );
+    agree::<Renamed>(&[json!({ "maxAttempts": 1 })], &[json!({ "max-attempts": 1 }), json!({ "max_attempts": 1 })]);
     assert_eq!(schema::<Renamed>()["title"], "Better");
 }
 
@@ -200,10 +172,7 @@ struct Node {
 #[test]
 fn types_nest_and_recur() {
     agree::<Nested>(
-        &[
-            json!({ "list": [] }),
-            json!({ "plain": {}, "list": [{ "name": "a", "children": [{ "name": "b" }] }] }),
-        ],
+        &[json!({ "list": [] }), json!({ "plain": {}, "list": [{ "name": "a", "children": [{ "name": "b" }] }] })],
         &[
             json!({ "list": [{ "name": "a", "children": [{}] }] }),
             json!({ "list": [{ "name": "a", "child": [] }] }),
@@ -258,15 +227,8 @@ struct Limits {
 #[test]
 fn a_flattened_part_stands_beside_the_others() {
     agree::<Flat>(
-        &[
-            json!({ "name": "a", "max-calls": 1 }),
-            json!({ "name": "a", "max-calls": 1, "successes": 2 }),
-        ],
-        &[
-            json!({ "name": "a" }),
-            json!({ "name": "a", "limits": { "max-calls": 1 } }),
-            json!({ "max-calls": 1 }),
-        ],
+        &[json!({ "name": "a", "max-calls": 1 }), json!({ "name": "a", "max-calls": 1, "successes": 2 })],
+        &[json!({ "name": "a" }), json!({ "name": "a", "limits": { "max-calls": 1 } }), json!({ "max-calls": 1 })],
     );
 }
 
@@ -323,10 +285,7 @@ enum Untagged {
 
 #[test]
 fn enums_take_all_their_forms() {
-    agree::<Unit>(
-        &[json!("round-robin"), json!("P2C")],
-        &[json!("RoundRobin"), json!("power-of-two"), json!(1)],
-    );
+    agree::<Unit>(&[json!("round-robin"), json!("P2C")], &[json!("RoundRobin"), json!("power-of-two"), json!(1)]);
     agree::<External>(
         &[
             json!("off"),
@@ -354,10 +313,7 @@ fn enums_take_all_their_forms() {
         ],
     );
     agree::<Adjacent>(
-        &[
-            json!({ "kind": "none" }),
-            json!({ "kind": "some", "with": { "max-calls": 1 } }),
-        ],
+        &[json!({ "kind": "none" }), json!({ "kind": "some", "with": { "max-calls": 1 } })],
         &[
             json!({ "kind": "some" }),
             json!({ "kind": "some", "with": { "max-calls": 1, "x": 1 } }),
@@ -406,10 +362,6 @@ impl TryFrom<String> for Percent {
 #[test]
 fn a_type_can_be_made_of_another() {
     assert_eq!(parse::<Percent>(&json!("50%")).unwrap(), Percent(50));
-    assert!(
-        parse::<Percent>(&json!("50"))
-            .unwrap_err()
-            .contains("is not a percentage")
-    );
+    assert!(parse::<Percent>(&json!("50")).unwrap_err().contains("is not a percentage"));
     assert_eq!(schema::<Percent>()["type"], "string");
 }

@@ -36,11 +36,8 @@ mod tests {
 /// The code above is the README's, so that it compiles and its test runs.
 #[test]
 fn the_readme_holds_this_code() {
-    let blocks: Vec<&str> = include_str!("../README.md")
-        .split("```rust\n")
-        .skip(1)
-        .filter_map(|rest| rest.split("```").next())
-        .collect();
+    let blocks: Vec<&str> =
+        include_str!("../README.md").split("```rust\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
     assert_eq!(blocks.len(), 2);
     for block in blocks {
         assert!(include_str!("readme.rs").contains(block), "{block}");

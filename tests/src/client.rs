@@ -31,15 +31,11 @@ pub type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 /// A body known as a whole, sent with its length.
 pub fn full(body: impl Into<Bytes>) -> Body {
-    Full::new(body.into())
-        .map_err(|never| match never {})
-        .boxed_unsync()
+    Full::new(body.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
 /// A body without an announced length, from a stream of pieces; an error breaks the request off.
-pub fn stream(
-    pieces: impl futures_util::Stream<Item = io::Result<Bytes>> + Send + 'static,
-) -> Body {
+pub fn stream(pieces: impl futures_util::Stream<Item = io::Result<Bytes>> + Send + 'static) -> Body {
     let frames = futures_util::TryStreamExt::map_ok(pieces, Frame::data);
     StreamBody::new(frames).boxed_unsync()
 }
@@ -55,18 +51,9 @@ pub fn post(service: &str, path: &str, body: impl Into<Bytes>) -> Result<Request
 }
 
 /// A request for `http://{service}{path}`; the client turns the target into the form its connection needs.
-pub fn request(
-    method: Method,
-    service: &str,
-    path: &str,
-    body: impl Into<Bytes>,
-) -> Result<Request<Body>> {
-    let request = Request::builder()
-        .method(method)
-        .uri(format!("http://{service}{path}"));
-    request
-        .body(full(body))
-        .with_context(|| format!("not a request target: http://{service}{path}"))
+pub fn request(method: Method, service: &str, path: &str, body: impl Into<Bytes>) -> Result<Request<Body>> {
+    let request = Request::builder().method(method).uri(format!("http://{service}{path}"));
+    request.body(full(body)).with_context(|| format!("not a request target: http://{service}{path}"))
 }
 
 /// How an HTTP/1.1 client writes the target (RFC 9112 section 3.2).
@@ -106,26 +93,20 @@ impl Client {
         let (sender, connection) = builder.timer(TokioTimer::new()).handshake(stream).await?;
         // Its errors come out of the requests.
         tokio::spawn(connection);
-        Ok(Self {
-            sender: Sender::Http2(sender),
-        })
+        Ok(Self { sender: Sender::Http2(sender) })
     }
 
     async fn connect_http1(address: SocketAddr, form: Form) -> Result<Self> {
         let (sender, connection) = http1::handshake(connect(address).await?).await?;
         tokio::spawn(connection.with_upgrades());
-        Ok(Self {
-            sender: Sender::Http1(sender, form),
-        })
+        Ok(Self { sender: Sender::Http1(sender, form) })
     }
 
     /// Another handle on the same HTTP/2 connection, for concurrent streams; none for HTTP/1.1.
     pub fn another(&self) -> Option<Self> {
         match &self.sender {
             Sender::Http1(..) => None,
-            Sender::Http2(sender) => Some(Self {
-                sender: Sender::Http2(sender.clone()),
-            }),
+            Sender::Http2(sender) => Some(Self { sender: Sender::Http2(sender.clone()) }),
         }
     }
 
@@ -145,22 +126,16 @@ impl Client {
         let of_callback = interim.clone();
         hyper::ext::on_informational(&mut request, move |head| {
             let head = (head.status(), head.headers().clone());
-            of_callback
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(head);
+            of_callback.lock().unwrap_or_else(PoisonError::into_inner).push(head);
         });
         let started = Instant::now();
         let whole = async {
             let head = self.open(request).await?;
             Ok(Response::read(head, started).await)
         };
-        let read: Result<Response> = tokio::time::timeout(LIMIT, whole)
-            .await
-            .context("no complete response")?;
+        let read: Result<Response> = tokio::time::timeout(LIMIT, whole).await.context("no complete response")?;
         let mut response = read?;
-        response.interim =
-            std::mem::take(&mut *interim.lock().unwrap_or_else(PoisonError::into_inner));
+        response.interim = std::mem::take(&mut *interim.lock().unwrap_or_else(PoisonError::into_inner));
         Ok(response)
     }
 
@@ -183,10 +158,7 @@ impl Client {
 
 /// One GET over a connection of its own.
 pub async fn fetch(address: SocketAddr, service: &str, path: &str) -> Result<Response> {
-    Client::http1(address)
-        .await?
-        .send(get(service, path)?)
-        .await
+    Client::http1(address).await?.send(get(service, path)?).await
 }
 
 async fn connect(address: SocketAddr) -> Result<TokioIo<TcpStream>> {
@@ -198,10 +170,7 @@ async fn connect(address: SocketAddr) -> Result<TokioIo<TcpStream>> {
 
 /// Adds `host`, unless the test set its own, and brings the target into its form.
 fn for_http1(mut request: Request<Body>, form: Form) -> Result<Request<Body>> {
-    if let (Some(authority), false) = (
-        request.uri().authority(),
-        request.headers().contains_key(HOST),
-    ) {
+    if let (Some(authority), false) = (request.uri().authority(), request.headers().contains_key(HOST)) {
         let host = HeaderValue::try_from(authority.as_str())?;
         request.headers_mut().insert(HOST, host);
     }

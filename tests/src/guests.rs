@@ -26,10 +26,7 @@ impl Default for Chameleon {
         let file = guests_directory().join("chameleon.wasm");
         let original = std::fs::read(&file)
             .unwrap_or_else(|error| panic!("{}: {error}; `cargo xtask test` builds the guests", file.display()));
-        Self {
-            files: tempfile::tempdir().expect("a temporary directory"),
-            original,
-        }
+        Self { files: tempfile::tempdir().expect("a temporary directory"), original }
     }
 }
 
@@ -37,10 +34,7 @@ impl Chameleon {
     /// The bytes of a version.
     pub fn bytes(&self, word: &str) -> Vec<u8> {
         let mut bytes = self.original.clone();
-        let at = bytes
-            .windows(WORD.len())
-            .position(|window| window == WORD)
-            .expect("the file holds its word");
+        let at = bytes.windows(WORD.len()).position(|window| window == WORD).expect("the file holds its word");
         let room = &mut bytes[at + PREFIX.len()..at + WORD.len()];
         room.fill(b'.');
         room[..word.len()].copy_from_slice(word.as_bytes());
@@ -74,9 +68,7 @@ impl Chameleon {
         let mut bytes = self.bytes("v9");
         let (own, other) = (b"@0.1.0".as_slice(), format!("@{version}"));
         assert_eq!(own.len(), other.len(), "names in a component have a length");
-        let places: Vec<usize> = (0..bytes.len())
-            .filter(|at| bytes[*at..].starts_with(b"weir:policy/"))
-            .collect();
+        let places: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(b"weir:policy/")).collect();
         assert!(!places.is_empty());
         for place in places {
             let end = (place + 64).min(bytes.len());
@@ -100,12 +92,8 @@ pub fn with_section(component: &[u8], text: &str) -> Vec<u8> {
 /// Writes over a file in place, as `cp` does.
 pub fn write_in_place(place: &Path, bytes: &[u8]) {
     use std::io::Write;
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(place)
-        .expect("the file opens");
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create(true).truncate(true).open(place).expect("the file opens");
     for piece in bytes.chunks(16 * 1024) {
         file.write_all(piece).expect("the file is written");
     }

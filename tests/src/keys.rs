@@ -22,24 +22,15 @@ impl RsaKey {
     /// Makes a key; `id` becomes its `kid`.
     pub fn generate(id: &str) -> Result<Self> {
         let pair = KeyPair::generate(KeySize::Rsa2048).context("cannot make an RSA key")?;
-        Ok(Self {
-            id: id.to_owned(),
-            pair,
-        })
+        Ok(Self { id: id.to_owned(), pair })
     }
 
     /// Reads what [`RsaKey::private_pem`] wrote.
     pub fn from_pem(id: &str, pem: &str) -> Result<Self> {
-        let base64: String = pem
-            .lines()
-            .filter(|line| !line.starts_with("-----"))
-            .collect();
+        let base64: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
         let der = STANDARD.decode(base64).context("the PEM is not base64")?;
         let pair = KeyPair::from_pkcs8(&der).context("the PEM holds no PKCS#8 RSA key")?;
-        Ok(Self {
-            id: id.to_owned(),
-            pair,
-        })
+        Ok(Self { id: id.to_owned(), pair })
     }
 
     /// The private key as PKCS#8 (RFC 5958).
@@ -69,10 +60,7 @@ impl RsaKey {
 
     /// A token with these claims and this key's `kid`.
     pub fn token(&self, claims: &Value) -> Result<String> {
-        self.token_with_header(
-            &json!({ "alg": "RS256", "typ": "JWT", "kid": self.id }),
-            claims,
-        )
+        self.token_with_header(&json!({ "alg": "RS256", "typ": "JWT", "kid": self.id }), claims)
     }
 
     /// A token with any header, however wrong, and a signature that is right.
@@ -81,12 +69,7 @@ impl RsaKey {
         let signed = format!("{}.{}", encode(header), encode(claims));
         let mut signature = vec![0; self.pair.public_modulus_len()];
         let random = SystemRandom::new();
-        self.pair.sign(
-            &RSA_PKCS1_SHA256,
-            &random,
-            signed.as_bytes(),
-            &mut signature,
-        )?;
+        self.pair.sign(&RSA_PKCS1_SHA256, &random, signed.as_bytes(), &mut signature)?;
         Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
     }
 }

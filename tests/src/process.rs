@@ -38,22 +38,13 @@ pub struct Process {
 
 impl Process {
     pub fn start(config: &Path, stdout: Stdio) -> Result<Self> {
-        let mut child = command()
-            .args(["run", "--config"])
-            .arg(config)
-            .stdout(stdout)
-            .stderr(Stdio::piped())
-            .spawn()?;
+        let mut child =
+            command().args(["run", "--config"]).arg(config).stdout(stdout).stderr(Stdio::piped()).spawn()?;
         let log = Arc::new(Mutex::new(Vec::new()));
-        let (lines, kept) = (
-            BufReader::new(child.stderr.take().expect("a pipe")).lines(),
-            log.clone(),
-        );
+        let (lines, kept) = (BufReader::new(child.stderr.take().expect("a pipe")).lines(), log.clone());
         std::thread::spawn(move || {
             for line in lines.map_while(std::io::Result::ok) {
-                kept.lock()
-                    .unwrap()
-                    .push(serde_json::from_str(&line).unwrap_or(Value::String(line)));
+                kept.lock().unwrap().push(serde_json::from_str(&line).unwrap_or(Value::String(line)));
             }
         });
         Ok(Self { child, log })
@@ -66,11 +57,7 @@ impl Process {
             if let Some(line) = self.log.lock().unwrap().iter().find(|line| wanted(line)) {
                 return line.clone();
             }
-            assert!(
-                Instant::now() < until,
-                "waited for {what}: {:?}",
-                self.log.lock().unwrap()
-            );
+            assert!(Instant::now() < until, "waited for {what}: {:?}", self.log.lock().unwrap());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -79,17 +66,12 @@ impl Process {
     pub async fn addresses(&self) -> Result<(SocketAddr, SocketAddr)> {
         let address = |line: Value| line["address"].as_str().unwrap_or_default().parse();
         let listener = self.logged("a listener", |line| line["message"] == "listening").await;
-        let admin = self
-            .logged("readiness", |line| line["message"] == "ready; admin pages")
-            .await;
+        let admin = self.logged("readiness", |line| line["message"] == "ready; admin pages").await;
         Ok((address(listener)?, address(admin)?))
     }
 
     pub fn terminate(&self) -> Result<()> {
-        let sent = Command::new("kill")
-            .arg("-TERM")
-            .arg(self.child.id().to_string())
-            .status()?;
+        let sent = Command::new("kill").arg("-TERM").arg(self.child.id().to_string()).status()?;
         assert!(sent.success());
         Ok(())
     }

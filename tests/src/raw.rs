@@ -31,9 +31,7 @@ impl RawResponse {
     /// The first value of a field; names match in any case.
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut fields = self.head.lines().filter_map(|line| line.split_once(':'));
-        fields
-            .find(|(key, _)| key.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value.trim())
+        fields.find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
     }
 }
 
@@ -48,10 +46,7 @@ impl Raw {
     pub async fn connect(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        Ok(Self {
-            stream,
-            buffer: BytesMut::new(),
-        })
+        Ok(Self { stream, buffer: BytesMut::new() })
     }
 
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
@@ -59,11 +54,7 @@ impl Raw {
     }
 
     /// Sends bytes one by one, each in a segment of its own where the kernel lets it.
-    pub async fn send_slowly(
-        &mut self,
-        bytes: impl AsRef<[u8]>,
-        pause: Duration,
-    ) -> io::Result<()> {
+    pub async fn send_slowly(&mut self, bytes: impl AsRef<[u8]>, pause: Duration) -> io::Result<()> {
         for byte in bytes.as_ref() {
             self.stream.write_u8(*byte).await?;
             tokio::time::sleep(pause).await;
@@ -93,11 +84,7 @@ impl Raw {
 
     /// Whether the peer closes, or resets, within `patience` without having sent anything more.
     pub async fn closes_within(&mut self, patience: Duration) -> bool {
-        self.buffer.is_empty()
-            && matches!(
-                tokio::time::timeout(patience, self.fill()).await,
-                Ok(Ok(false))
-            )
+        self.buffer.is_empty() && matches!(tokio::time::timeout(patience, self.fill()).await, Ok(Ok(false)))
     }
 
     /// The next response, whatever its status; interim ones are responses too.
@@ -117,24 +104,15 @@ impl Raw {
 
     async fn response(&mut self) -> io::Result<RawResponse> {
         let head = self.head().await?;
-        let status = head
-            .split(' ')
-            .nth(1)
-            .and_then(|status| status.parse().ok());
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
         let status = status.ok_or_else(|| invalid(&format!("not a response: {head:?}")))?;
-        let mut response = RawResponse {
-            status,
-            head,
-            body: Bytes::new(),
-        };
+        let mut response = RawResponse { status, head, body: Bytes::new() };
         response.body = if status < 200 || matches!(status, 204 | 304) {
             Bytes::new()
         } else if response.header("transfer-encoding").is_some() {
             self.chunks().await?
         } else if let Some(length) = response.header("content-length") {
-            let length = length
-                .parse()
-                .map_err(|_| invalid("content-length is not a number"))?;
+            let length = length.parse().map_err(|_| invalid("content-length is not a number"))?;
             self.take(length).await?
         } else {
             while self.fill().await? {}
@@ -149,8 +127,7 @@ impl Raw {
             let line = self.through(b"\r\n").await?;
             let size = String::from_utf8_lossy(&line);
             let size = size.split(';').next().unwrap_or_default().trim();
-            let size = usize::from_str_radix(size, 16)
-                .map_err(|_| invalid("a chunk size is malformed"))?;
+            let size = usize::from_str_radix(size, 16).map_err(|_| invalid("a chunk size is malformed"))?;
             if size == 0 {
                 break;
             }
@@ -165,11 +142,7 @@ impl Raw {
     /// Bytes up to and including `end`.
     async fn through(&mut self, end: &[u8]) -> io::Result<Bytes> {
         loop {
-            if let Some(at) = self
-                .buffer
-                .windows(end.len())
-                .position(|window| window == end)
-            {
+            if let Some(at) = self.buffer.windows(end.len()).position(|window| window == end) {
                 return Ok(self.buffer.split_to(at + end.len()).freeze());
             }
             self.fill_or_fail().await?;
@@ -184,11 +157,7 @@ impl Raw {
     }
 
     async fn fill_or_fail(&mut self) -> io::Result<()> {
-        if self.fill().await? {
-            Ok(())
-        } else {
-            Err(io::ErrorKind::UnexpectedEof.into())
-        }
+        if self.fill().await? { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
 
     /// Reads once; false when the peer has closed or reset.
@@ -202,9 +171,7 @@ impl Raw {
 }
 
 async fn limited<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    tokio::time::timeout(LIMIT, work)
-        .await
-        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    tokio::time::timeout(LIMIT, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 fn invalid(message: &str) -> io::Error {

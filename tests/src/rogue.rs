@@ -7,48 +7,15 @@ use crate::weir::{Setup, Weir};
 
 /// What goes wrong inside a hook, whatever the hook would have answered.
 pub const ACTS: [&str; 6] = ["trap", "panic", "exit", "loop", "memory", "recurse"];
-pub const HOOKS: [&str; 8] = [
-    "on-request",
-    "on-endpoints",
-    "pick",
-    "on-attempt",
-    "on-outcome",
-    "on-response",
-    "on-body",
-    "on-complete",
-];
+pub const HOOKS: [&str; 8] =
+    ["on-request", "on-endpoints", "pick", "on-attempt", "on-outcome", "on-response", "on-body", "on-complete"];
 /// Answers that break the contract, by the hooks that can give them.
 pub const ANSWERS: [(&str, &[&str]); 6] = [
-    (
-        "on-request",
-        &[
-            "many-headers",
-            "bad-header",
-            "bad-name",
-            "framing",
-            "huge-reply",
-            "bad-status",
-            "out-of-range",
-        ],
-    ),
+    ("on-request", &["many-headers", "bad-header", "bad-name", "framing", "huge-reply", "bad-status", "out-of-range"]),
     ("pick", &["out-of-range"]),
-    (
-        "on-attempt",
-        &["many-headers", "bad-header", "bad-name", "framing", "huge-reply"],
-    ),
+    ("on-attempt", &["many-headers", "bad-header", "bad-name", "framing", "huge-reply"]),
     ("on-outcome", &["huge-reply"]),
-    (
-        "on-response",
-        &[
-            "many-headers",
-            "bad-header",
-            "bad-name",
-            "framing",
-            "huge-reply",
-            "bad-status",
-            "out-of-range",
-        ],
-    ),
+    ("on-response", &["many-headers", "bad-header", "bad-name", "framing", "huge-reply", "bad-status", "out-of-range"]),
     ("on-body", &["huge-reply", "bad-status"]),
 ];
 
@@ -63,9 +30,7 @@ pub struct Case {
 impl Case {
     pub fn all() -> Vec<Self> {
         let acts = HOOKS.into_iter().flat_map(|hook| ACTS.map(|deed| (hook, deed)));
-        let answers = ANSWERS
-            .into_iter()
-            .flat_map(|(hook, deeds)| deeds.iter().map(move |deed| (hook, *deed)));
+        let answers = ANSWERS.into_iter().flat_map(|(hook, deeds)| deeds.iter().map(move |deed| (hook, *deed)));
         let each = acts
             .chain(answers)
             .flat_map(|(hook, deed)| ["reject", "skip"].map(|on_error| Self { hook, deed, on_error }));
@@ -98,10 +63,7 @@ impl Case {
 
 pub fn node(cases: &[Case], upstream: &Upstream, workers: usize) -> Setup {
     let policies: String = cases.iter().map(Case::toml).collect();
-    let chains: String = cases
-        .iter()
-        .map(|case| format!("{} = [\"{}\"]\n", case.name(), case.name()))
-        .collect();
+    let chains: String = cases.iter().map(|case| format!("{} = [\"{}\"]\n", case.name(), case.name())).collect();
     Setup::new()
         .workers(workers)
         .with_plugin_file(&rogue(), "rogue")
@@ -119,14 +81,10 @@ pub fn call(case: &Case, rogue: bool) -> anyhow::Result<http::Request<Body>> {
 }
 
 pub async fn traps(weir: &Weir) -> u64 {
-    weir.page("/plugins").await["plugins"][0]["traps"]
-        .as_u64()
-        .expect("a number")
+    weir.page("/plugins").await["plugins"][0]["traps"].as_u64().expect("a number")
 }
 
 pub fn is_refusal(response: &Response) -> bool {
-    let explained = response
-        .json()
-        .is_ok_and(|json| json["error"] == "policy" && json["message"].is_string());
+    let explained = response.json().is_ok_and(|json| json["error"] == "policy" && json["message"].is_string());
     response.status == 503 && response.header("x-weir-error") == Some("policy") && explained
 }

@@ -15,17 +15,9 @@ use crate::weir::Weir;
 /// and on the response by `b` and `a`.
 pub fn versions(response: &Response) -> Vec<String> {
     let request = response.json().map(|json| json["headers"].clone()).unwrap_or_default();
-    let request = request
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter(|field| field[0] == "x-version");
+    let request = request.as_array().into_iter().flatten().filter(|field| field[0] == "x-version");
     let request = request.filter_map(|field| field[1].as_str().map(str::to_owned));
-    let of_response = response
-        .headers
-        .get_all("x-version")
-        .iter()
-        .filter_map(|value| value.to_str().ok());
+    let of_response = response.headers.get_all("x-version").iter().filter_map(|value| value.to_str().ok());
     request.chain(of_response.map(str::to_owned)).collect()
 }
 
@@ -65,11 +57,7 @@ impl Traffic {
             let (stop, answered) = (stop.clone(), answered.clone());
             tokio::spawn(async move {
                 let connect = async || {
-                    if number == 0 {
-                        Client::http2(address).await
-                    } else {
-                        Client::http1(address).await
-                    }
+                    if number == 0 { Client::http2(address).await } else { Client::http1(address).await }
                 };
                 let mut client = connect().await?;
                 while !stop.load(Ordering::Relaxed) {
@@ -79,10 +67,7 @@ impl Traffic {
                     let response = call(&mut client).await?;
                     anyhow::ensure!(response.status == 200 && response.broken.is_none(), "{response:?}");
                     let versions = versions(&response);
-                    let word = versions
-                        .first()
-                        .and_then(|mark| mark.strip_prefix("a:"))
-                        .unwrap_or_default();
+                    let word = versions.first().and_then(|mark| mark.strip_prefix("a:")).unwrap_or_default();
                     anyhow::ensure!(versions == marks(word), "a mixture of versions: {versions:?}");
                     answered.fetch_add(1, Ordering::Relaxed);
                     tokio::time::sleep(Duration::from_millis(2)).await;

@@ -50,10 +50,8 @@ impl Upstream {
     pub async fn listen(address: SocketAddr, behaviour: impl Into<Behaviour>) -> io::Result<Self> {
         let shared = Arc::new(Shared::new(behaviour.into()));
         let of_connections = shared.clone();
-        let server = Server::start(address, move |stream, connection| {
-            serve(stream, connection, of_connections.clone())
-        })
-        .await?;
+        let server =
+            Server::start(address, move |stream, connection| serve(stream, connection, of_connections.clone())).await?;
         Ok(Self { server, shared })
     }
 

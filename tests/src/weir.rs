@@ -123,8 +123,12 @@ impl Setup {
         let plugins = directory.join("plugins");
         std::fs::create_dir_all(&plugins)?;
         for (file, name) in &self.plugins {
-            std::fs::copy(file, plugins.join(name).with_extension("wasm"))
-                .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}; `cargo xtask test` builds the plugins", file.display())))?;
+            std::fs::copy(file, plugins.join(name).with_extension("wasm")).map_err(|error| {
+                io::Error::new(
+                    error.kind(),
+                    format!("{}: {error}; `cargo xtask test` builds the plugins", file.display()),
+                )
+            })?;
         }
         let config = directory.join("config.toml");
         let text = format!(
@@ -143,7 +147,8 @@ impl Setup {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let config = self.write(directory.path()).expect("the configuration is written");
         let records = Records::default();
-        let running = app::start(&config, Metrics::new(), records.clone()).unwrap_or_else(|problems| panic!("{problems}"));
+        let running =
+            app::start(&config, Metrics::new(), records.clone()).unwrap_or_else(|problems| panic!("{problems}"));
         Weir { running: Some(running), directory, records }
     }
 }
@@ -182,7 +187,8 @@ impl Weir {
 
     /// Puts a plugin in place as an operator should: written beside it, then renamed.
     pub fn drop_plugin(&self, file: &Path, name: &str) {
-        let (beside, place) = (self.plugins().join(format!(".{name}.new")), self.plugins().join(name).with_extension("wasm"));
+        let (beside, place) =
+            (self.plugins().join(format!(".{name}.new")), self.plugins().join(name).with_extension("wasm"));
         std::fs::copy(file, &beside).expect("the plugin is copied");
         std::fs::rename(&beside, &place).expect("the plugin is renamed");
     }
@@ -250,5 +256,6 @@ pub fn guests_directory() -> PathBuf {
 }
 
 fn directory(variable: &str, name: &str) -> PathBuf {
-    std::env::var_os(variable).map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target").join(name), PathBuf::from)
+    std::env::var_os(variable)
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target").join(name), PathBuf::from)
 }

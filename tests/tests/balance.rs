@@ -33,10 +33,8 @@ async fn endpoints() -> anyhow::Result<[Upstream; 3]> {
 
 /// Endpoints with weights, as the configuration has them.
 fn list(endpoints: &[(SocketAddr, u32)]) -> String {
-    let items: Vec<String> = endpoints
-        .iter()
-        .map(|(address, weight)| format!("{{ address = \"{address}\", weight = {weight} }}"))
-        .collect();
+    let items: Vec<String> =
+        endpoints.iter().map(|(address, weight)| format!("{{ address = \"{address}\", weight = {weight} }}")).collect();
     format!("[{}]", items.join(", "))
 }
 
@@ -74,12 +72,7 @@ async fn picks(weir: &Weir, count: usize, user: impl Fn(usize) -> Option<String>
             request.headers_mut().insert("x-user", HeaderValue::try_from(user)?);
         }
         let response = clients[at % connections].send(request).await?;
-        names.push(
-            response
-                .header("x-endpoint")
-                .with_context(|| format!("{response:?}"))?
-                .to_owned(),
-        );
+        names.push(response.header("x-endpoint").with_context(|| format!("{response:?}"))?.to_owned());
     }
     Ok(names)
 }
@@ -107,11 +100,7 @@ fn counts(upstreams: &[Upstream; 3]) -> [u64; 3] {
 }
 
 fn longest_run(names: &[String]) -> usize {
-    names
-        .chunk_by(|one, next| one == next)
-        .map(<[_]>::len)
-        .max()
-        .unwrap_or(0)
+    names.chunk_by(|one, next| one == next).map(<[_]>::len).max().unwrap_or(0)
 }
 
 #[tokio::test]
@@ -120,9 +109,7 @@ async fn round_robin_takes_each_in_turn_over_all_workers() -> Result {
     let weir = start(&upstreams, [5, 1, 1], "algorithm = \"round-robin\"");
     let names = in_turn(&weir, 300).await?;
     assert!(
-        names
-            .windows(3)
-            .all(|three| three[0] != three[1] && three[1] != three[2] && three[0] != three[2]),
+        names.windows(3).all(|three| three[0] != three[1] && three[1] != three[2] && three[0] != three[2]),
         "{names:?}"
     );
     at_once(&weir, 30).await?;
@@ -147,18 +134,14 @@ async fn random_picks_follow_their_shares() -> Result {
     // Five standard deviations of 1400 draws to either side: once in two million runs by chance.
     let near =
         |count: u64, share: f64| (count as f64 - 1400.0 * share).abs() < 5.0 * (1400.0 * share * (1.0 - share)).sqrt();
-    for (algorithm, weights, shares) in [
-        ("random", [5, 1, 1], [1.0 / 3.0; 3]),
-        ("weighted-random", [5, 1, 1], [5.0 / 7.0, 1.0 / 7.0, 1.0 / 7.0]),
-    ] {
+    for (algorithm, weights, shares) in
+        [("random", [5, 1, 1], [1.0 / 3.0; 3]), ("weighted-random", [5, 1, 1], [5.0 / 7.0, 1.0 / 7.0, 1.0 / 7.0])]
+    {
         let upstreams = endpoints().await?;
         let weir = start(&upstreams, weights, &format!("algorithm = \"{algorithm}\""));
         let names = in_turn(&weir, 1400).await?;
         let counts = counts(&upstreams);
-        assert!(
-            counts.iter().zip(shares).all(|(count, share)| near(*count, share)),
-            "{algorithm}: {counts:?}"
-        );
+        assert!(counts.iter().zip(shares).all(|(count, share)| near(*count, share)), "{algorithm}: {counts:?}");
         assert!(longest_run(&names) > 2, "{algorithm}: too regular for chance");
     }
     Ok(())
@@ -203,11 +186,7 @@ async fn two_choices_send_at_most_3_percent_to_a_slow_endpoint() -> Result {
 #[tokio::test]
 async fn a_hashed_key_stays_at_its_endpoint() -> Result {
     let upstreams = endpoints().await?;
-    let weir = start(
-        &upstreams,
-        [1, 1, 1],
-        "algorithm = \"consistent-hash\", hash-on = \"x-user\"",
-    );
+    let weir = start(&upstreams, [1, 1, 1], "algorithm = \"consistent-hash\", hash-on = \"x-user\"");
     let user = |at: usize| Some(format!("user-{}", at % 100));
     let names = picks(&weir, 300, user).await?;
     assert!(names.chunks(100).all(|round| round == &names[..100]), "a key moved");
@@ -215,31 +194,20 @@ async fn a_hashed_key_stays_at_its_endpoint() -> Result {
     for name in &names[..100] {
         *shares.entry(name.clone()).or_insert(0) += 1;
     }
-    assert!(
-        shares.len() == 3 && shares.values().all(|share| *share >= 10),
-        "{shares:?}"
-    );
+    assert!(shares.len() == 3 && shares.values().all(|share| *share >= 10), "{shares:?}");
 
     // Without its endpoint a key moves, and no other does.
     let all: Vec<_> = upstreams.iter().map(|upstream| (upstream.address(), 1)).collect();
     let before = weir.generation();
     let config = std::fs::read_to_string(weir.config_file())?;
     std::fs::write(weir.config_file(), config.replace(&list(&all), &list(&all[..2])))?;
-    weir.until("the configuration is reloaded", async || weir.generation() > before)
-        .await;
+    weir.until("the configuration is reloaded", async || weir.generation() > before).await;
     let left = picks(&weir, 100, user).await?;
-    assert!(
-        left.iter().zip(&names).all(|(now, then)| now == then || then == "c"),
-        "a key moved that had no need to"
-    );
+    assert!(left.iter().zip(&names).all(|(now, then)| now == then || then == "c"), "a key moved that had no need to");
     assert!(!left.contains(&"c".to_owned()));
 
     let without = in_turn(&weir, 20).await?;
-    assert_eq!(
-        without.iter().filter(|name| *name == "a").count(),
-        10,
-        "without a key each gets its turn"
-    );
+    assert_eq!(without.iter().filter(|name| *name == "a").count(), 10, "without a key each gets its turn");
     Ok(())
 }
 
@@ -250,11 +218,7 @@ async fn an_endpoint_that_was_tried_or_refused_is_left_out_by_all_algorithms() -
     for algorithm in ALGORITHMS {
         let user = |at: usize| Some(at.to_string());
         let weir = setup(&[(bad.address(), 1), (good.address(), 1)], "\"retry\", ", algorithm)
-            .policy(
-                "retry",
-                "retry",
-                "{ max-attempts = 2, backoff = { kind = \"fixed\", delay = \"1ms\" } }",
-            )
+            .policy("retry", "retry", "{ max-attempts = 2, backoff = { kind = \"fixed\", delay = \"1ms\" } }")
             .start();
         assert_eq!(
             picks(&weir, 30, user).await?,
@@ -262,27 +226,16 @@ async fn an_endpoint_that_was_tried_or_refused_is_left_out_by_all_algorithms() -
             "{algorithm}: a second attempt went to the endpoint that had failed"
         );
 
-        let weir = setup(
-            &[(closed_address()?, 1), (good.address(), 1)],
-            "\"breaker\", ",
-            algorithm,
-        )
-        .policy(
-            "breaker",
-            "circuit-breaker",
-            "{ trip = { consecutive-failures = 1 }, open-for = \"1h\" }",
-        )
-        .start();
+        let weir = setup(&[(closed_address()?, 1), (good.address(), 1)], "\"breaker\", ", algorithm)
+            .policy("breaker", "circuit-breaker", "{ trip = { consecutive-failures = 1 }, open-for = \"1h\" }")
+            .start();
         let (mut client, mut failed) = (Client::http1(weir.address()).await?, 0);
         for at in 0..30 {
             let mut request = client::get("s", "/")?;
             request.headers_mut().insert("x-user", HeaderValue::from(at));
             failed += usize::from(!client.send(request).await?.status.is_success());
         }
-        assert!(
-            failed <= 1,
-            "{algorithm}: {failed} calls failed, though one opens the breaker"
-        );
+        assert!(failed <= 1, "{algorithm}: {failed} calls failed, though one opens the breaker");
     }
     Ok(())
 }
@@ -297,13 +250,7 @@ async fn with_no_endpoint_left_callers_are_told() -> Result {
             (503, Some("no-endpoint")),
             "{algorithm}"
         );
-        assert!(
-            response.json()?["message"]
-                .as_str()
-                .context("a message")?
-                .contains("\"s\""),
-            "{response:?}"
-        );
+        assert!(response.json()?["message"].as_str().context("a message")?.contains("\"s\""), "{response:?}");
     }
     Ok(())
 }

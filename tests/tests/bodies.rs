@@ -16,27 +16,21 @@ use weir_tests::weir::Setup;
 type Result = anyhow::Result<()>;
 
 fn with_trailers(pieces: &'static [&'static str], trailers: HeaderMap) -> Body {
-    let data = pieces
-        .iter()
-        .map(|piece| Frame::data(Bytes::from_static(piece.as_bytes())));
+    let data = pieces.iter().map(|piece| Frame::data(Bytes::from_static(piece.as_bytes())));
     let frames = stream::iter(data.chain([Frame::trailers(trailers)])).map(Ok::<_, Infallible>);
     StreamBody::new(frames).map_err(|never| match never {}).boxed_unsync()
 }
 
 #[tokio::test]
 async fn trailers_pass_both_ways() -> Result {
-    let reply = Reply::new(200)
-        .header("trailer", "x-sum")
-        .body("answer")
-        .trailer("x-sum", "7");
+    let reply = Reply::new(200).header("trailer", "x-sum").body("answer").trailer("x-sum", "7");
     let upstream = Upstream::start(reply).await?;
     let weir = Setup::in_front_of(upstream.address(), "").start();
     for service in ["one", "two"] {
         for mut client in weir.clients().await? {
             let trailers = HeaderMap::from_iter([("x-digest".parse()?, "9".parse()?)]);
-            let request = Request::post(format!("http://{service}/"))
-                .header("te", "trailers")
-                .header("trailer", "x-digest");
+            let request =
+                Request::post(format!("http://{service}/")).header("te", "trailers").header("trailer", "x-digest");
             let response = client.send(request.body(with_trailers(&["a", "b"], trailers))?).await?;
             let arrived = upstream.last().unwrap();
             assert_eq!(
@@ -45,10 +39,7 @@ async fn trailers_pass_both_ways() -> Result {
                 "{service}"
             );
             assert_eq!(
-                (
-                    &*response.text(),
-                    response.trailers.get("x-sum").map(|sum| sum.as_bytes())
-                ),
+                (&*response.text(), response.trailers.get("x-sum").map(|sum| sum.as_bytes())),
                 ("answer", Some(&b"7"[..])),
                 "{service}"
             );
@@ -95,18 +86,11 @@ async fn a_body_larger_than_the_replay_buffer_passes_but_is_sent_once() -> Resul
                 upstream.set(Behaviour::mirror());
                 let put = |body| client::request(Method::PUT, service, "/", body);
                 let response = client.send(put(pattern(0, length))?).await?;
-                assert!(
-                    response.status == 200 && response.body == pattern(0, length),
-                    "{response:?}"
-                );
+                assert!(response.status == 200 && response.body == pattern(0, length), "{response:?}");
                 upstream.forget();
                 upstream.set(Behaviour::mirror().fail_first(1, 503));
                 let response = client.send(put(pattern(0, length))?).await?;
-                assert_eq!(
-                    (response.status.as_u16(), upstream.request_count()),
-                    (status, sent),
-                    "{service} {length}"
-                );
+                assert_eq!((response.status.as_u16(), upstream.request_count()), (status, sent), "{service} {length}");
             }
         }
     }
@@ -119,10 +103,8 @@ async fn a_caller_that_expects_100_continue_is_told_to() -> Result {
     let weir = Setup::in_front_of(upstream.address(), "").start();
     let mut raw = Raw::connect(weir.address()).await?;
     for service in ["one", "two"] {
-        raw.send(format!(
-            "POST / HTTP/1.1\r\nhost: {service}\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n"
-        ))
-        .await?;
+        raw.send(format!("POST / HTTP/1.1\r\nhost: {service}\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n"))
+            .await?;
         assert_eq!(raw.read_response().await?.status, 100);
         raw.send("hello").await?;
         let response = raw.read_response().await?;
@@ -130,21 +112,16 @@ async fn a_caller_that_expects_100_continue_is_told_to() -> Result {
         assert_eq!(upstream.last().unwrap().header("expect"), None);
     }
     // A caller whose call goes nowhere is not asked for its body.
-    raw.send("POST / HTTP/1.1\r\nhost: nobody\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n")
-        .await?;
+    raw.send("POST / HTTP/1.1\r\nhost: nobody\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n").await?;
     assert_eq!(raw.read_response().await?.status, 404);
     Ok(())
 }
 
 #[tokio::test]
 async fn interim_answers_do_not_disturb_the_final_one() -> Result {
-    let upstream = Upstream::start(
-        Reply::new(200)
-            .interim(103, "link", "</style.css>")
-            .interim(102, "a", "b")
-            .body("final"),
-    )
-    .await?;
+    let upstream =
+        Upstream::start(Reply::new(200).interim(103, "link", "</style.css>").interim(102, "a", "b").body("final"))
+            .await?;
     let weir = Setup::in_front_of(upstream.address(), "").start();
     for service in ["one", "two"] {
         for mut client in weir.clients().await? {
@@ -175,11 +152,7 @@ async fn answers_without_a_body_have_none_and_leave_the_connection_usable() -> R
             ] {
                 let response = client.send(client::request(method.clone(), service, path, "")?).await?;
                 assert_eq!(
-                    (
-                        response.status.as_u16(),
-                        response.header("content-length"),
-                        &*response.text()
-                    ),
+                    (response.status.as_u16(), response.header("content-length"), &*response.text()),
                     (status, length, ""),
                     "{service} {method} {path}"
                 );

@@ -20,10 +20,11 @@ const LONG: &str = "open-for = \"1h\"";
 const MANY: usize = 40;
 
 fn setup(endpoints: &[SocketAddr], config: &str) -> Setup {
-    Setup::new()
-        .service_with("s", endpoints, "http1", "chain = \"c\"")
-        .toml("[chain]\nc = [\"breaker\"]")
-        .policy("breaker", "circuit-breaker", &format!("{{ {config} }}"))
+    Setup::new().service_with("s", endpoints, "http1", "chain = \"c\"").toml("[chain]\nc = [\"breaker\"]").policy(
+        "breaker",
+        "circuit-breaker",
+        &format!("{{ {config} }}"),
+    )
 }
 
 fn start(upstream: &Upstream, config: &str) -> Weir {
@@ -61,17 +62,11 @@ async fn transitions(weir: &Weir, endpoint: &str, to: &str) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_bad_endpoint_of_three_costs_callers_at_most_10_of_1200() -> Result {
-    let (one, two, bad) = (
-        Upstream::start(200).await?,
-        Upstream::start(200).await?,
-        Upstream::start(503).await?,
-    );
+    let (one, two, bad) = (Upstream::start(200).await?, Upstream::start(200).await?, Upstream::start(503).await?);
     for bad in [bad.address(), closed_address()?] {
-        let weir = setup(
-            &[one.address(), bad, two.address()],
-            "trip = { consecutive-failures = 5 }, open-for = \"10s\"",
-        )
-        .start();
+        let weir =
+            setup(&[one.address(), bad, two.address()], "trip = { consecutive-failures = 5 }, open-for = \"10s\"")
+                .start();
         let mut callers = JoinSet::new();
         for _ in 0..4 {
             let mut client = Client::http1(weir.address()).await?;
@@ -93,17 +88,10 @@ async fn one_bad_endpoint_of_three_costs_callers_at_most_10_of_1200() -> Result 
 #[tokio::test]
 async fn an_open_breaker_says_so_and_sends_nothing() -> Result {
     let upstream = Upstream::start(503).await?;
-    let weir = start(
-        &upstream,
-        "scope = \"service\", trip = { consecutive-failures = 3 }, open-for = \"30s\"",
-    );
+    let weir = start(&upstream, "scope = \"service\", trip = { consecutive-failures = 3 }, open-for = \"30s\"");
     for _ in 0..3 {
         let response = get(&weir).await?;
-        assert_eq!(
-            (response.status.as_u16(), response.header("x-weir-error")),
-            (503, None),
-            "{response:?}"
-        );
+        assert_eq!((response.status.as_u16(), response.header("x-weir-error")), (503, None), "{response:?}");
     }
     for _ in 0..5 {
         let response = get(&weir).await?;
@@ -123,10 +111,7 @@ async fn an_open_breaker_says_so_and_sends_nothing() -> Result {
         .await
         .unwrap_err();
     assert_eq!(status.code(), tonic::Code::Unavailable);
-    assert_eq!(
-        status.metadata().get("x-weir-error").context("x-weir-error")?,
-        "breaker-open"
-    );
+    assert_eq!(status.metadata().get("x-weir-error").context("x-weir-error")?, "breaker-open");
 
     let shown = shown(&weir).await;
     assert_eq!(
@@ -134,11 +119,7 @@ async fn an_open_breaker_says_so_and_sends_nothing() -> Result {
         (&"open".into(), &"3 failures in a row".into(), &"breaker".into())
     );
     assert_eq!(transitions(&weir, "", "open").await, 1);
-    assert_eq!(
-        weir.metric("weir_breaker_rejections_total{policy=\"breaker\",service=\"s\"}")
-            .await,
-        Some(6.0)
-    );
+    assert_eq!(weir.metric("weir_breaker_rejections_total{policy=\"breaker\",service=\"s\"}").await, Some(6.0));
     let record = &weir.records(1, |record| record["error"] == "breaker-open").await[0];
     assert_eq!(
         (&record["acted"][0]["policy"], &record["acted"][0]["did"]),
@@ -154,17 +135,11 @@ async fn half_open_admits_exactly_what_is_configured() -> Result {
     let table = [
         ("trip = { consecutive-failures = 1 }", 1),
         ("trip = { consecutive-failures = 1 }, half-open = { max-calls = 3 }", 3),
-        (
-            "trip = { failure-rate = 50, window-calls = 1 }, half-open = { permitted-calls = 10 }",
-            10,
-        ),
+        ("trip = { failure-rate = 50, window-calls = 1 }, half-open = { permitted-calls = 10 }", 10),
     ];
     for (config, permitted) in table {
         let upstream = Upstream::start(503).await?;
-        let weir = start(
-            &upstream,
-            &format!("scope = \"service\", open-for = \"200ms\", {config}"),
-        );
+        let weir = start(&upstream, &format!("scope = \"service\", open-for = \"200ms\", {config}"));
         assert_eq!(get(&weir).await?.status.as_u16(), 503);
         upstream.forget();
         upstream.set(Answer::hang());
@@ -181,41 +156,20 @@ async fn half_open_admits_exactly_what_is_configured() -> Result {
                 anyhow::Ok(())
             });
         }
-        weir.until("many calls are refused", async || {
-            refused.load(Ordering::Relaxed) > 2_000
-        })
-        .await;
-        assert_eq!(
-            upstream.request_count(),
-            permitted,
-            "the trial calls hang, and no other may be sent"
-        );
+        weir.until("many calls are refused", async || refused.load(Ordering::Relaxed) > 2_000).await;
+        assert_eq!(upstream.request_count(), permitted, "the trial calls hang, and no other may be sent");
         assert_eq!(shown(&weir).await["state"], "half-open");
 
-        assert!(
-            callers.try_join_next().is_none(),
-            "a caller got another answer than a refusal"
-        );
+        assert!(callers.try_join_next().is_none(), "a caller got another answer than a refusal");
 
         // Callers that leave say nothing about the service: their places are free again.
         callers.shutdown().await;
         // While they leave, others may still have taken a place.
-        weir.until("the trial calls are given up", async || {
-            upstream.abandoned_count() == upstream.request_count()
-        })
-        .await;
+        weir.until("the trial calls are given up", async || upstream.abandoned_count() == upstream.request_count())
+            .await;
         upstream.set(200);
-        weir.until("it closes", async || {
-            get(&weir).await.is_ok() && shown(&weir).await["state"] == "closed"
-        })
-        .await;
-        assert_eq!(
-            (
-                transitions(&weir, "", "half-open").await,
-                transitions(&weir, "", "closed").await
-            ),
-            (1, 1)
-        );
+        weir.until("it closes", async || get(&weir).await.is_ok() && shown(&weir).await["state"] == "closed").await;
+        assert_eq!((transitions(&weir, "", "half-open").await, transitions(&weir, "", "closed").await), (1, 1));
     }
     Ok(())
 }
@@ -223,10 +177,7 @@ async fn half_open_admits_exactly_what_is_configured() -> Result {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_half_open_phase_of_a_failing_service_costs_one_call() -> Result {
     let upstream = Upstream::start(503).await?;
-    let weir = start(
-        &upstream,
-        "scope = \"service\", trip = { consecutive-failures = 1 }, open-for = \"100ms\"",
-    );
+    let weir = start(&upstream, "scope = \"service\", trip = { consecutive-failures = 1 }, open-for = \"100ms\"");
     get(&weir).await?;
     let end = Instant::now() + Duration::from_secs(2);
     let mut callers = JoinSet::new();
@@ -284,24 +235,13 @@ async fn a_failure_rate_opens_it_over_calls_and_over_time() -> Result {
     ] {
         let count = AtomicU64::new(0);
         let alternating = Behaviour::new(move |_| {
-            if count.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {
-                200.into()
-            } else {
-                503.into()
-            }
+            if count.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) { 200.into() } else { 503.into() }
         });
         let upstream = Upstream::start(alternating).await?;
         let weir = start(&upstream, &format!("scope = \"service\", trip = {trip}, {LONG}"));
         assert_eq!(send(&weir, 20).await?, 10, "{trip}");
-        assert_eq!(
-            upstream.request_count(),
-            10,
-            "{trip}: neither before the minimum nor after the rate is reached"
-        );
-        assert_eq!(
-            shown(&weir).await["reason"],
-            "5 of 10 calls failed, which is 50 % or more"
-        );
+        assert_eq!(upstream.request_count(), 10, "{trip}: neither before the minimum nor after the rate is reached");
+        assert_eq!(shown(&weir).await["reason"], "5 of 10 calls failed, which is 50 % or more");
     }
     Ok(())
 }
@@ -309,20 +249,15 @@ async fn a_failure_rate_opens_it_over_calls_and_over_time() -> Result {
 #[tokio::test]
 async fn what_says_nothing_about_the_service_is_not_counted() -> Result {
     let upstream = Upstream::start(404).await?;
-    let weir = start(
-        &upstream,
-        &format!("scope = \"service\", trip = {{ consecutive-failures = 1 }}, {LONG}"),
-    );
+    let weir = start(&upstream, &format!("scope = \"service\", trip = {{ consecutive-failures = 1 }}, {LONG}"));
     assert_eq!(send(&weir, 3).await?, 0, "a 4xx is the caller's failure");
     upstream.set(Answer::hang());
     upstream.forget();
     let address = weir.address();
     let leaver = tokio::spawn(async move { client::fetch(address, "s", "/").await });
-    weir.until("the call arrives", async || upstream.request_count() == 1)
-        .await;
+    weir.until("the call arrives", async || upstream.request_count() == 1).await;
     leaver.abort();
-    weir.until("it is given up", async || upstream.abandoned_count() == 1)
-        .await;
+    weir.until("it is given up", async || upstream.abandoned_count() == 1).await;
     upstream.set(200);
     assert_eq!(send(&weir, 3).await?, 0, "a caller that leaves opened the breaker");
     Ok(())
@@ -353,24 +288,13 @@ async fn a_refusal_is_neither_waited_for_nor_repeated() -> Result {
                 "circuit-breaker",
                 &format!("{{ scope = \"{scope}\", trip = {{ consecutive-failures = 2 }}, {LONG} }}"),
             )
-            .policy(
-                "retry",
-                "retry",
-                "{ max-attempts = 2, backoff = { kind = \"fixed\", delay = \"1ms\" } }",
-            )
+            .policy("retry", "retry", "{ max-attempts = 2, backoff = { kind = \"fixed\", delay = \"1ms\" } }")
             .policy("balance", "load-balance", "{}")
             .start();
         assert!(!is_refused(&get(&weir).await?));
         let response = get(&weir).await?;
-        assert!(
-            is_refused(&response) && response.header("retry-after").is_some(),
-            "{scope}: {response:?}"
-        );
-        assert_eq!(
-            upstream.request_count(),
-            2,
-            "{scope}: each attempt counts, and none follows"
-        );
+        assert!(is_refused(&response) && response.header("retry-after").is_some(), "{scope}: {response:?}");
+        assert_eq!(upstream.request_count(), 2, "{scope}: each attempt counts, and none follows");
     }
     Ok(())
 }
@@ -378,10 +302,7 @@ async fn a_refusal_is_neither_waited_for_nor_repeated() -> Result {
 #[tokio::test]
 async fn state_survives_a_reload_of_plugin_and_configuration() -> Result {
     let upstream = Upstream::start(503).await?;
-    let weir = start(
-        &upstream,
-        &format!("scope = \"service\", trip = {{ consecutive-failures = 2 }}, {LONG}"),
-    );
+    let weir = start(&upstream, &format!("scope = \"service\", trip = {{ consecutive-failures = 2 }}, {LONG}"));
     assert_eq!(send(&weir, 3).await?, 1);
 
     // The same plugin with one more custom section is another file: a new version.
@@ -391,22 +312,14 @@ async fn state_survives_a_reload_of_plugin_and_configuration() -> Result {
     std::fs::write(new.path(), file)?;
     let before = weir.generation();
     weir.drop_plugin(new.path(), "circuit-breaker");
-    weir.until("the plugin is reloaded", async || weir.generation() > before)
-        .await;
+    weir.until("the plugin is reloaded", async || weir.generation() > before).await;
     assert_eq!(send(&weir, 3).await?, 3, "the breaker forgot that it is open");
 
     let before = weir.generation();
     let config = std::fs::read_to_string(weir.config_file())?;
-    std::fs::write(
-        weir.config_file(),
-        config.replace("consecutive-failures = 2", "consecutive-failures = 3"),
-    )?;
-    weir.until("the configuration is reloaded", async || weir.generation() > before)
-        .await;
+    std::fs::write(weir.config_file(), config.replace("consecutive-failures = 2", "consecutive-failures = 3"))?;
+    weir.until("the configuration is reloaded", async || weir.generation() > before).await;
     assert_eq!(send(&weir, 3).await?, 3, "the breaker forgot that it is open");
-    assert_eq!(
-        (upstream.request_count(), shown(&weir).await["state"].as_str()),
-        (2, Some("open"))
-    );
+    assert_eq!((upstream.request_count(), shown(&weir).await["state"].as_str()), (2, Some("open")));
     Ok(())
 }

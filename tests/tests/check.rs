@@ -42,11 +42,7 @@ fn help_and_version_are_printed_and_nonsense_is_not_accepted() {
     for nonsense in [&[][..], &["rum"], &["run", "--conf"], &["inspect"]] {
         let output = run(nonsense);
         assert_eq!(output.status.code(), Some(2), "{nonsense:?}");
-        assert!(
-            text(&output.stderr).contains("Usage"),
-            "{nonsense:?}: {}",
-            text(&output.stderr)
-        );
+        assert!(text(&output.stderr).contains("Usage"), "{nonsense:?}: {}", text(&output.stderr));
     }
 }
 
@@ -61,19 +57,9 @@ fn check_prints_every_problem_of_the_file_with_its_line_and_a_hint() -> Result {
         let output = run(&[command, "--config", config.to_str().unwrap()]);
         let said = text(&output.stderr);
         assert_eq!((output.status.code(), &*text(&output.stdout)), (Some(1), ""), "{said}");
-        for wrong in [
-            "endpoint = []",
-            "\"127.0.0.1\" }",
-            "service = \"user\"",
-            "5 parsecs",
-            "retri\"",
-            "ignore",
-        ] {
+        for wrong in ["endpoint = []", "\"127.0.0.1\" }", "service = \"user\"", "5 parsecs", "retri\"", "ignore"] {
             let place = format!("{}:{}:", config.display(), line_of(&config, wrong)?);
-            assert!(
-                said.contains(&place),
-                "{command} does not name {place} ({wrong}):\n{said}"
-            );
+            assert!(said.contains(&place), "{command} does not name {place} ({wrong}):\n{said}");
         }
         assert!(said.matches("hint:").count() >= 6, "{said}");
         assert!(!said.contains("panicked"), "{said}");
@@ -97,10 +83,7 @@ fn check_tells_what_plugins_say_and_run_refuses_what_breaks_a_schema() -> Result
         assert_eq!(output.status.code(), Some(1), "{command}: {said}");
         for wrong in ["sett", "max-attempts", "linear"] {
             let place = format!("{}:{}:", config.display(), line_of(&config, wrong)?);
-            assert!(
-                said.contains(&place),
-                "{command} does not name {place} ({wrong}):\n{said}"
-            );
+            assert!(said.contains(&place), "{command} does not name {place} ({wrong}):\n{said}");
         }
         assert!(said.contains("hint: weir inspect shows the schema"), "{said}");
     }
@@ -118,12 +101,7 @@ fn check_tells_what_plugins_say_and_run_refuses_what_breaks_a_schema() -> Result
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     let mut expected = String::new();
-    write!(
-        expected,
-        "{}:{}:",
-        config.display(),
-        line_of(&config, "plugin = \"header\"")?
-    )?;
+    write!(expected, "{}:{}:", config.display(), line_of(&config, "plugin = \"header\"")?)?;
     assert!(
         said.contains(&expected)
             && said.contains("there is no plugin \"header\"")
@@ -136,10 +114,7 @@ fn check_tells_what_plugins_say_and_run_refuses_what_breaks_a_schema() -> Result
     );
 
     std::fs::remove_file(directory.path().join("plugins/unused.wasm"))?;
-    let config = Setup::new()
-        .with_plugin("headers")
-        .toml(&good("a", "headers", "{}"))
-        .write(directory.path())?;
+    let config = Setup::new().with_plugin("headers").toml(&good("a", "headers", "{}")).write(directory.path())?;
     std::fs::remove_file(directory.path().join("plugins/broken.wasm"))?;
     std::fs::remove_file(directory.path().join("plugins/retry.wasm"))?;
     let output = run(&["check", "--config", config.to_str().unwrap()]);
@@ -172,11 +147,7 @@ fn inspect_says_what_a_component_is_or_why_it_is_none() -> Result {
     ] {
         assert!(out.contains(part), "{part}: {out}");
     }
-    assert!(
-        inspected(&guests_directory().join("rogue.wasm"))
-            .1
-            .contains("tick     every 50ms")
-    );
+    assert!(inspected(&guests_directory().join("rogue.wasm")).1.contains("tick     every 50ms"));
 
     let bad = [
         ("core.wasm", b"\0asm\x01\0\0\0".to_vec(), "--target wasm32-wasip2"),
@@ -202,26 +173,17 @@ fn inspect_says_what_a_component_is_or_why_it_is_none() -> Result {
 fn a_reader_that_has_read_enough_is_no_error() -> Result {
     let (_directory, config) = written(&Setup::new())?;
     let retry = plugins_directory().join("retry.wasm");
-    for arguments in [
-        &["--help"][..],
-        &["inspect", retry.to_str().unwrap()],
-        &["check", "--config", config.to_str().unwrap()],
-    ] {
-        let mut child = command()
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
+    for arguments in
+        [&["--help"][..], &["inspect", retry.to_str().unwrap()], &["check", "--config", config.to_str().unwrap()]]
+    {
+        let mut child = command().args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         drop(child.stdout.take());
         let mut said = String::new();
         child.stderr.take().expect("a pipe").read_to_string(&mut said)?;
         assert_eq!((child.wait()?.code(), &*said), (Some(0), ""), "{arguments:?}");
     }
     // And one who does not read errors: the code is what counts.
-    let mut child = command()
-        .args(["inspect", "nowhere.wasm"])
-        .stderr(Stdio::piped())
-        .spawn()?;
+    let mut child = command().args(["inspect", "nowhere.wasm"]).stderr(Stdio::piped()).spawn()?;
     drop(child.stderr.take());
     assert_eq!(child.wait()?.code(), Some(1));
     Ok(())

@@ -20,19 +20,9 @@ async fn the_deadline_is_kept_and_callers_can_only_shorten_it() -> Result {
     let setup = Setup::new()
         .service_with("patient", &endpoints, "http1", "timeout = \"20s\"")
         .service_with("hasty", &endpoints, "http1", "timeout = \"300ms\"")
-        .service_with(
-            "attempt",
-            &endpoints,
-            "http1",
-            "timeout = \"20s\"\nattempt-timeout = \"300ms\"",
-        );
+        .service_with("attempt", &endpoints, "http1", "timeout = \"20s\"\nattempt-timeout = \"300ms\"");
     let weir = setup.start();
-    for (service, asked) in [
-        ("patient", Some("300")),
-        ("hasty", None),
-        ("hasty", Some("20000")),
-        ("attempt", None),
-    ] {
+    for (service, asked) in [("patient", Some("300")), ("hasty", None), ("hasty", Some("20000")), ("attempt", None)] {
         for mut client in weir.clients().await? {
             let mut request = client::get(service, "/")?;
             if let Some(asked) = asked {
@@ -50,23 +40,12 @@ async fn the_deadline_is_kept_and_callers_can_only_shorten_it() -> Result {
                 response.head_after
             );
             // The service is told what is left of it.
-            let told: u64 = upstream
-                .last()
-                .unwrap()
-                .header("x-weir-timeout")
-                .unwrap()
-                .trim_end_matches("ms")
-                .parse()?;
-            assert!(
-                told <= if service == "attempt" { 20_000 } else { 300 },
-                "{service} {asked:?}: {told}"
-            );
+            let told: u64 =
+                upstream.last().unwrap().header("x-weir-timeout").unwrap().trim_end_matches("ms").parse()?;
+            assert!(told <= if service == "attempt" { 20_000 } else { 300 }, "{service} {asked:?}: {told}");
         }
     }
-    weir.until("the endpoint is let go each time", async || {
-        upstream.abandoned_count() == 8
-    })
-    .await;
+    weir.until("the endpoint is let go each time", async || upstream.abandoned_count() == 8).await;
     Ok(())
 }
 
@@ -86,16 +65,11 @@ async fn a_body_that_stalls_is_let_go_at_the_deadline() -> Result {
             );
         }
     }
-    weir.until("the endpoint is let go each time", async || {
-        upstream.abandoned_count() == 4
-    })
-    .await;
+    weir.until("the endpoint is let go each time", async || upstream.abandoned_count() == 4).await;
     let records = weir.all_records().await?;
     assert_eq!(records.len(), 4);
     assert!(
-        records
-            .iter()
-            .all(|record| record["outcome"] == "truncated" && record["error"] == "timeout"),
+        records.iter().all(|record| record["outcome"] == "truncated" && record["error"] == "timeout"),
         "{records:?}"
     );
     Ok(())
@@ -111,8 +85,7 @@ async fn a_caller_that_reads_nothing_is_let_go_at_the_deadline() -> Result {
         for mut client in weir.clients().await? {
             held.push(client.open(client::get(service, "/")?).await?);
         }
-        weir.until("the endpoint is let go", async || upstream.abandoned_count() == count)
-            .await;
+        weir.until("the endpoint is let go", async || upstream.abandoned_count() == count).await;
     }
     Ok(())
 }
@@ -123,18 +96,10 @@ async fn a_caller_that_stalls_its_upload_gets_504_at_the_deadline() -> Result {
     let weir = Setup::in_front_of(upstream.address(), "timeout = \"500ms\"").start();
     for (count, service) in [(1, "one"), (2, "two")] {
         let mut raw = Raw::connect(weir.address()).await?;
-        raw.send(format!(
-            "POST / HTTP/1.1\r\nhost: {service}\r\ncontent-length: 10\r\n\r\nhalf"
-        ))
-        .await?;
+        raw.send(format!("POST / HTTP/1.1\r\nhost: {service}\r\ncontent-length: 10\r\n\r\nhalf")).await?;
         let response = raw.read_response().await?;
-        assert_eq!(
-            (response.status, response.header("x-weir-error")),
-            (504, Some("timeout")),
-            "{response:?}"
-        );
-        weir.until("the endpoint is let go", async || upstream.abandoned_count() == count)
-            .await;
+        assert_eq!((response.status, response.header("x-weir-error")), (504, Some("timeout")), "{response:?}");
+        weir.until("the endpoint is let go", async || upstream.abandoned_count() == count).await;
         // What comes later is the rest of a body, and no request.
         raw.send("GET / HTTP/1.1\r\nhost: one\r\n\r\n").await.ok();
         raw.read_to_end().await?;
@@ -142,12 +107,7 @@ async fn a_caller_that_stalls_its_upload_gets_504_at_the_deadline() -> Result {
     }
     let records = weir.all_records().await?;
     assert_eq!(records.len(), 2, "{records:#?}");
-    assert!(
-        records
-            .iter()
-            .all(|record| record["outcome"] == "error" && record["error"] == "timeout"),
-        "{records:#?}"
-    );
+    assert!(records.iter().all(|record| record["outcome"] == "error" && record["error"] == "timeout"), "{records:#?}");
     Ok(())
 }
 
@@ -173,8 +133,7 @@ async fn a_caller_that_leaves_takes_its_exchange_along() -> Result {
                     std::future::pending::<()>().await;
                     drop((client, response));
                 });
-                weir.until("the request arrives", async || upstream.request_count() > before)
-                    .await;
+                weir.until("the request arrives", async || upstream.request_count() > before).await;
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 call.abort();
                 left += 1;
@@ -187,9 +146,6 @@ async fn a_caller_that_leaves_takes_its_exchange_along() -> Result {
     }
     let records = weir.all_records().await?;
     assert_eq!(records.len() as u64, left);
-    assert!(
-        records.iter().all(|record| record["outcome"] == "client-left"),
-        "{records:#?}"
-    );
+    assert!(records.iter().all(|record| record["outcome"] == "client-left"), "{records:#?}");
     Ok(())
 }

@@ -16,24 +16,9 @@ async fn each_failure_of_an_endpoint_has_its_status_kind_and_record() -> Result 
         ("one", Answer::reset(), 502, "reset"),
         ("one", Answer::close(), 502, "reset"),
         ("one", Answer::raw("this is not HTTP\r\n\r\n"), 502, "protocol"),
-        (
-            "one",
-            Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n"),
-            502,
-            "protocol",
-        ),
-        (
-            "one",
-            Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabcd"),
-            502,
-            "protocol",
-        ),
-        (
-            "one",
-            Answer::raw("HTTP/1.1 200 OK\r\na: b\r\n c\r\ncontent-length: 0\r\n\r\n"),
-            502,
-            "protocol",
-        ),
+        ("one", Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n"), 502, "protocol"),
+        ("one", Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabcd"), 502, "protocol"),
+        ("one", Answer::raw("HTTP/1.1 200 OK\r\na: b\r\n c\r\ncontent-length: 0\r\n\r\n"), 502, "protocol"),
         ("one", Answer::raw("HTTP/1.1 200 OK\r\na: "), 502, "reset"),
         ("one", Answer::hang(), 504, "timeout"),
         ("two", Answer::reset(), 502, "reset"),
@@ -85,17 +70,8 @@ async fn an_endpoint_that_refuses_connections_is_502_connect() -> Result {
     for mut client in weir.clients().await? {
         for service in ["one", "two"] {
             let response = client.send(client::get(service, "/")?).await?;
-            assert_eq!(
-                (response.status, response.header("x-weir-error")),
-                (StatusCode::BAD_GATEWAY, Some("connect"))
-            );
-            assert!(
-                response.json()?["message"]
-                    .as_str()
-                    .unwrap()
-                    .contains(&closed.to_string()),
-                "{response:?}"
-            );
+            assert_eq!((response.status, response.header("x-weir-error")), (StatusCode::BAD_GATEWAY, Some("connect")));
+            assert!(response.json()?["message"].as_str().unwrap().contains(&closed.to_string()), "{response:?}");
         }
         let response = client.send(client::get("empty", "/")?).await?;
         assert_eq!(
@@ -114,9 +90,8 @@ async fn an_endpoint_that_speaks_the_other_protocol_is_502() -> Result {
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let _ = stream.read(&mut [0; 64]).await;
-            let _ = stream
-                .write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
-                .await;
+            let _ =
+                stream.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
             // To its end: a reset might come before the answer.
             let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
         }
@@ -141,10 +116,7 @@ async fn what_the_service_answers_is_never_an_error_of_the_proxy() -> Result {
             for mut client in weir.clients().await? {
                 let response = client.send(client::get(service, "/")?).await?;
                 assert_eq!((response.status.as_u16(), &*response.text()), (status, "mine"));
-                assert_eq!(
-                    (response.header("retry-after"), response.header("x-weir-error")),
-                    (Some("7"), None)
-                );
+                assert_eq!((response.header("retry-after"), response.header("x-weir-error")), (Some("7"), None));
             }
         }
     }
@@ -193,10 +165,7 @@ async fn a_body_cut_short_is_seen_by_the_caller_and_recorded_once() -> Result {
 #[tokio::test]
 async fn what_follows_an_answer_is_never_taken_for_another() -> Result {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-    let weir = Setup::new()
-        .workers(1)
-        .service("one", &[listener.local_addr()?])
-        .start();
+    let weir = Setup::new().workers(1).service("one", &[listener.local_addr()?]).start();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             tokio::spawn(async move {
@@ -231,11 +200,7 @@ async fn an_endpoint_that_closes_idle_connections_costs_no_call() -> Result {
         assert_eq!(client.send(client::post("one", "/", "x")?).await?.status, 200);
     }
     let records = weir.all_records().await?;
-    assert!(records.iter().all(|record| {
-        record["attempts"]
-            .as_array()
-            .is_some_and(|attempts| attempts.len() == 1)
-    }));
+    assert!(records.iter().all(|record| { record["attempts"].as_array().is_some_and(|attempts| attempts.len() == 1) }));
     assert_eq!(records.len(), 90);
     Ok(())
 }

@@ -20,21 +20,12 @@ fn start(upstream: &Upstream, config: &str) -> Weir {
 }
 
 fn values<'a>(headers: &'a HeaderMap, name: &str) -> Vec<&'a str> {
-    headers
-        .get_all(name)
-        .iter()
-        .map(|value| value.to_str().unwrap())
-        .collect()
+    headers.get_all(name).iter().map(|value| value.to_str().unwrap()).collect()
 }
 
 /// What the edits are shown on: a field of each kind, in both protocols.
-const BEFORE: [(&str, &str); 5] = [
-    ("x-gone", "1"),
-    ("x-gone", "2"),
-    ("x-set", "old"),
-    ("x-set", "older"),
-    ("x-more", "one"),
-];
+const BEFORE: [(&str, &str); 5] =
+    [("x-gone", "1"), ("x-gone", "2"), ("x-set", "old"), ("x-set", "older"), ("x-more", "one")];
 
 #[tokio::test]
 async fn fields_of_requests_are_edited_on_each_attempt_and_no_others() -> Result {
@@ -45,21 +36,14 @@ async fn fields_of_requests_are_edited_on_each_attempt_and_no_others() -> Result
         .policy("fields", "headers", &format!("{{ request = {{ {EDITS} }} }}"))
         .policy("retry", "retry", "{ backoff = { kind = \"fixed\", delay = \"1ms\" } }")
         .start();
-    for mut client in [
-        Client::http1(weir.address()).await?,
-        Client::http2(weir.address()).await?,
-    ] {
+    for mut client in [Client::http1(weir.address()).await?, Client::http2(weir.address()).await?] {
         let mut request = client::get("s", "/")?;
         for (name, value) in BEFORE.into_iter().chain([("x-other", "kept")]) {
             request.headers_mut().append(name, value.parse()?);
         }
         let response = client.send(request).await?;
         assert_eq!(response.status.as_u16(), 200);
-        assert_eq!(
-            response.headers.get("x-set"),
-            None,
-            "an edit of the request is seen on the answer"
-        );
+        assert_eq!(response.headers.get("x-set"), None, "an edit of the request is seen on the answer");
     }
     let arrived = upstream.requests();
     assert_eq!(arrived.len(), 3);
@@ -75,15 +59,10 @@ async fn fields_of_requests_are_edited_on_each_attempt_and_no_others() -> Result
 
 #[tokio::test]
 async fn fields_of_answers_are_edited() -> Result {
-    let reply = BEFORE
-        .into_iter()
-        .fold(Reply::new(200), |reply, (name, value)| reply.header(name, value));
+    let reply = BEFORE.into_iter().fold(Reply::new(200), |reply, (name, value)| reply.header(name, value));
     let upstream = Upstream::start(reply).await?;
     let weir = start(&upstream, &format!("{{ response = {{ {EDITS} }} }}"));
-    for mut client in [
-        Client::http1(weir.address()).await?,
-        Client::http2(weir.address()).await?,
-    ] {
+    for mut client in [Client::http1(weir.address()).await?, Client::http2(weir.address()).await?] {
         let response = client.send(client::get("s", "/")?).await?;
         assert_eq!(values(&response.headers, "x-gone"), [""; 0]);
         assert_eq!(values(&response.headers, "x-set"), ["new"]);
@@ -103,10 +82,7 @@ async fn answers_of_the_proxy_are_edited_too() -> Result {
     let upstream = Upstream::start(Answer::reset()).await?;
     let weir = start(&upstream, "{ response = { set = { x-policy-marker = \"v1\" } } }");
     let response = client::fetch(weir.address(), "s", "/").await?;
-    assert_eq!(
-        (response.status.as_u16(), response.header("x-policy-marker")),
-        (502, Some("v1"))
-    );
+    assert_eq!((response.status.as_u16(), response.header("x-policy-marker")), (502, Some("v1")));
     assert_eq!(response.header("x-weir-error"), Some("reset"));
     Ok(())
 }
@@ -123,16 +99,9 @@ async fn a_field_that_frames_the_message_is_no_policys_to_edit() -> Result {
         for side in ["request", "response"] {
             let config = format!("{{ {side} = {{ {edit} }} }}");
             let response = client::fetch(start(&upstream, &config).address(), "s", "/").await?;
-            assert_eq!(
-                (response.status.as_u16(), response.header("x-weir-error")),
-                (503, Some("policy")),
-                "{config}"
-            );
+            assert_eq!((response.status.as_u16(), response.header("x-weir-error")), (503, Some("policy")), "{config}");
             assert!(
-                response.json()?["message"]
-                    .as_str()
-                    .context("a message")?
-                    .contains("policy \"fields\""),
+                response.json()?["message"].as_str().context("a message")?.contains("policy \"fields\""),
                 "the message names the policy: {response:?}"
             );
         }

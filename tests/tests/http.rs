@@ -15,10 +15,7 @@ type Result = anyhow::Result<()>;
 #[tokio::test]
 async fn each_protocol_reaches_services_of_each() -> Result {
     let upstream = Upstream::start(Behaviour::new(|request| {
-        Reply::new(201)
-            .header("x-answer", "yes")
-            .body(request.body.clone())
-            .into()
+        Reply::new(201).header("x-answer", "yes").body(request.body.clone()).into()
     }))
     .await?;
     let weir = Setup::in_front_of(upstream.address(), "").start();
@@ -35,15 +32,9 @@ async fn each_protocol_reaches_services_of_each() -> Result {
             );
             assert_eq!((&*response.text(), &response.broken), ("hello", &None));
             let arrived = upstream.last().unwrap();
-            assert_eq!(
-                (&*arrived.method, &*arrived.target, arrived.version),
-                ("POST", "/users?x=1&y=%20", version)
-            );
+            assert_eq!((&*arrived.method, &*arrived.target, arrived.version), ("POST", "/users?x=1&y=%20", version));
             assert_eq!(arrived.authority.as_deref(), Some(service));
-            assert_eq!(
-                (arrived.headers_named("x-twice"), &arrived.body[..]),
-                (vec!["a", "b"], &b"hello"[..])
-            );
+            assert_eq!((arrived.headers_named("x-twice"), &arrived.body[..]), (vec!["a", "b"], &b"hello"[..]));
         }
     }
     assert_eq!(upstream.malformed_count(), 0);
@@ -97,16 +88,12 @@ async fn pipelined_requests_are_answered_in_order() -> Result {
     .await?;
     let weir = Setup::in_front_of(upstream.address(), "").start();
     let mut raw = Raw::connect(weir.address()).await?;
-    let requests: String = (0..20)
-        .map(|number| format!("POST /{number} HTTP/1.1\r\nhost: one\r\ncontent-length: 3\r\n\r\nabc"))
-        .collect();
+    let requests: String =
+        (0..20).map(|number| format!("POST /{number} HTTP/1.1\r\nhost: one\r\ncontent-length: 3\r\n\r\nabc")).collect();
     raw.send(requests).await?;
     for number in 0..20 {
         let response = raw.read_response().await?;
-        assert_eq!(
-            (response.status, &response.body[..]),
-            (200, format!("/{number}").as_bytes())
-        );
+        assert_eq!((response.status, &response.body[..]), (200, format!("/{number}").as_bytes()));
     }
     assert_eq!(upstream.request_count(), 20);
     Ok(())
@@ -118,10 +105,7 @@ async fn http_1_0_is_answered_and_closed() -> Result {
     let weir = Setup::in_front_of(upstream.address(), "").start();
     let answer = raw::exchange(weir.address(), "GET / HTTP/1.0\r\nhost: one\r\n\r\n").await?;
     let answer = String::from_utf8(answer.to_vec())?;
-    assert!(
-        answer.contains(" 200 ") && answer.ends_with("\r\n\r\nhello"),
-        "{answer}"
-    );
+    assert!(answer.contains(" 200 ") && answer.ends_with("\r\n\r\nhello"), "{answer}");
     assert_eq!(upstream.last().unwrap().version, Version::HTTP_11);
     Ok(())
 }
@@ -129,9 +113,7 @@ async fn http_1_0_is_answered_and_closed() -> Result {
 #[tokio::test]
 async fn a_service_is_told_who_calls_and_callers_cannot_say_otherwise() -> Result {
     let upstream = Upstream::start(200).await?;
-    let weir = Setup::in_front_of(upstream.address(), "")
-        .listener("identity = \"order-service\"")
-        .start();
+    let weir = Setup::in_front_of(upstream.address(), "").listener("identity = \"order-service\"").start();
     for service in ["one", "two"] {
         for mut client in weir.clients().await? {
             let mut request = client::get(service, "/")?;
@@ -149,10 +131,7 @@ async fn a_service_is_told_who_calls_and_callers_cannot_say_otherwise() -> Resul
             let arrived = upstream.last().unwrap();
             let all = |name| arrived.headers_named(name);
             assert_eq!(all("x-service-name"), ["order-service"]);
-            assert_eq!(
-                (all("x-forwarded-for"), all("x-forwarded-proto")),
-                (vec!["127.0.0.1"], vec!["http"])
-            );
+            assert_eq!((all("x-forwarded-for"), all("x-forwarded-proto")), (vec!["127.0.0.1"], vec!["http"]));
             assert_eq!(all("x-forwarded-host"), [service]);
             assert_eq!((all("forwarded"), all("x-real-ip")), (vec![], vec![]));
         }
@@ -163,9 +142,7 @@ async fn a_service_is_told_who_calls_and_callers_cannot_say_otherwise() -> Resul
 #[tokio::test]
 async fn a_trusted_listener_appends_to_what_was_forwarded() -> Result {
     let upstream = Upstream::start(200).await?;
-    let weir = Setup::in_front_of(upstream.address(), "")
-        .listener("trust-forwarded = true")
-        .start();
+    let weir = Setup::in_front_of(upstream.address(), "").listener("trust-forwarded = true").start();
     let mut request = client::get("one", "/")?;
     request.headers_mut().insert("x-forwarded-for", "10.0.0.1".parse()?);
     request.headers_mut().insert("x-forwarded-proto", "https".parse()?);
@@ -215,23 +192,13 @@ async fn hop_by_hop_fields_stay_on_their_connection() -> Result {
         if service == "two" {
             upstream.set(Reply::new(200).header("x-public", "p"));
         }
-        raw.send(format!("GET / HTTP/1.1\r\nhost: {service}\r\n{fields}\r\n"))
-            .await?;
+        raw.send(format!("GET / HTTP/1.1\r\nhost: {service}\r\n{fields}\r\n")).await?;
         let response = raw.read_response().await?;
         let arrived = upstream.last().unwrap();
-        for name in [
-            "x-private",
-            "keep-alive",
-            "proxy-connection",
-            "proxy-authorization",
-            "upgrade",
-        ] {
+        for name in ["x-private", "keep-alive", "proxy-connection", "proxy-authorization", "upgrade"] {
             assert_eq!(arrived.header(name), None, "{service}: {name}");
         }
-        assert_eq!(
-            (arrived.header("x-kept"), arrived.header("te")),
-            (Some("2"), Some("trailers"))
-        );
+        assert_eq!((arrived.header("x-kept"), arrived.header("te")), (Some("2"), Some("trailers")));
         for name in ["x-secret", "keep-alive", "proxy-authenticate", "upgrade"] {
             assert_eq!(response.header(name), None, "{service}: {name}");
         }
@@ -250,10 +217,7 @@ async fn absolute_targets_work_as_through_an_http_proxy() -> Result {
         // An absolute target overrules it (RFC 9112, section 3.2.2).
         request.headers_mut().insert("host", "elsewhere".parse()?);
         let arrived = client.send(request).await?.json()?;
-        assert_eq!(
-            (&arrived["target"], &arrived["authority"]),
-            (&"/users/1?x=2".into(), &service.into())
-        );
+        assert_eq!((&arrived["target"], &arrived["authority"]), (&"/users/1?x=2".into(), &service.into()));
     }
     Ok(())
 }
@@ -273,9 +237,6 @@ async fn curl_uses_it_as_its_http_proxy() -> Result {
     };
     assert!(curl.status.success(), "{curl:?}");
     let arrived: serde_json::Value = serde_json::from_slice(&curl.stdout)?;
-    assert_eq!(
-        (&arrived["target"], &arrived["authority"]),
-        (&"/users/1".into(), &"one".into())
-    );
+    assert_eq!((&arrived["target"], &arrived["authority"]), (&"/users/1".into(), &"one".into()));
     Ok(())
 }

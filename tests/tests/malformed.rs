@@ -15,12 +15,7 @@ const HIDDEN: &str = "GET /hidden HTTP/1.1\r\nhost: one\r\n\r\n";
 
 fn node(upstream: &Upstream, limits: &str) -> Weir {
     let endpoints = [upstream.address()];
-    Setup::new()
-        .workers(1)
-        .toml(limits)
-        .service("one", &endpoints)
-        .service_with("two", &endpoints, "http2", "")
-        .start()
+    Setup::new().workers(1).toml(limits).service("one", &endpoints).service_with("two", &endpoints, "http2", "").start()
 }
 
 /// Sends bytes, and returns the statuses of the answers; the node must close the connection by itself.
@@ -82,16 +77,10 @@ async fn a_malformed_head_is_400_and_never_forwarded() -> Result {
         "\u{16}\u{3}\u{1}\u{2}\0\u{1}\0\u{1}\r\n\r\n",
         "PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n",
     ];
-    let requests = fields
-        .iter()
-        .map(|fields| format!("{head}{fields}"))
-        .chain(whole.iter().map(|whole| (*whole).to_owned()));
+    let requests =
+        fields.iter().map(|fields| format!("{head}{fields}")).chain(whole.iter().map(|whole| (*whole).to_owned()));
     for request in requests {
-        assert_eq!(
-            statuses(&weir, format!("{request}{HIDDEN}")).await?,
-            [400],
-            "{request:?}"
-        );
+        assert_eq!(statuses(&weir, format!("{request}{HIDDEN}")).await?, [400], "{request:?}");
     }
     assert_eq!((upstream.request_count(), upstream.connection_count()), (0, 0));
     // The node is as well as before.
@@ -147,25 +136,14 @@ async fn a_malformed_chunk_ends_the_call_and_the_service_never_sees_it_whole() -
     for (count, body) in (1_u64..).zip(bodies) {
         let mut raw = Raw::connect(weir.address()).await?;
         // The head and a good chunk first, so that the call is under way.
-        raw.send("POST / HTTP/1.1\r\nhost: one\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n")
-            .await?;
-        weir.until("the call is under way", async || upstream.request_count() == count)
-            .await;
+        raw.send("POST / HTTP/1.1\r\nhost: one\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n").await?;
+        weir.until("the call is under way", async || upstream.request_count() == count).await;
         raw.send(format!("{body}0\r\n\r\n{HIDDEN}")).await?;
         let answer = String::from_utf8(raw.read_to_end().await?.to_vec())?;
-        assert!(
-            answer.is_empty() || answer.starts_with("HTTP/1.1 400 "),
-            "{body:?}: {answer:?}"
-        );
-        weir.until("the service is left", async || upstream.abandoned_count() == count)
-            .await;
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{body:?}: {answer:?}");
+        weir.until("the service is left", async || upstream.abandoned_count() == count).await;
     }
-    assert!(
-        upstream
-            .requests()
-            .iter()
-            .all(|request| request.target == "/" && request.body.is_empty())
-    );
+    assert!(upstream.requests().iter().all(|request| request.target == "/" && request.body.is_empty()));
     Ok(())
 }
 
@@ -185,27 +163,14 @@ async fn requests_before_a_malformed_one_are_answered() -> Result {
 #[tokio::test]
 async fn what_is_over_a_limit_is_414_or_431() -> Result {
     let upstream = Upstream::start(200).await?;
-    let weir = node(
-        &upstream,
-        "[limits]\nmax-header-bytes = \"8KiB\"\nmax-headers = 20\nmax-target-bytes = 100",
-    );
-    let target = |length: usize| {
-        format!(
-            "GET /{} HTTP/1.1\r\nhost: one\r\nconnection: close\r\n\r\n",
-            "x".repeat(length - 1)
-        )
-    };
+    let weir = node(&upstream, "[limits]\nmax-header-bytes = \"8KiB\"\nmax-headers = 20\nmax-target-bytes = 100");
+    let target =
+        |length: usize| format!("GET /{} HTTP/1.1\r\nhost: one\r\nconnection: close\r\n\r\n", "x".repeat(length - 1));
     let fields = |count: usize| {
-        format!(
-            "GET / HTTP/1.1\r\nhost: one\r\nconnection: close\r\n{}\r\n",
-            "a: b\r\n".repeat(count - 2)
-        )
+        format!("GET / HTTP/1.1\r\nhost: one\r\nconnection: close\r\n{}\r\n", "a: b\r\n".repeat(count - 2))
     };
     let field = |length: usize| {
-        format!(
-            "GET / HTTP/1.1\r\nhost: one\r\nconnection: close\r\na: {}\r\n\r\n",
-            "x".repeat(length)
-        )
+        format!("GET / HTTP/1.1\r\nhost: one\r\nconnection: close\r\na: {}\r\n\r\n", "x".repeat(length))
     };
     for (request, status) in [
         (target(100), 200),
@@ -227,11 +192,7 @@ async fn what_is_over_a_limit_is_414_or_431() -> Result {
         for _ in 0..if value.is_empty() { 21 } else { 1 } {
             request.headers_mut().append(name, value.parse()?);
         }
-        assert_eq!(
-            Client::http2(weir.address()).await?.send(request).await?.status,
-            431,
-            "{name}"
-        );
+        assert_eq!(Client::http2(weir.address()).await?.send(request).await?.status, 431, "{name}");
     }
     assert_eq!(upstream.request_count(), 3);
     Ok(())
@@ -240,10 +201,7 @@ async fn what_is_over_a_limit_is_414_or_431() -> Result {
 #[tokio::test]
 async fn a_head_that_never_ends_is_let_go() -> Result {
     let upstream = Upstream::start(200).await?;
-    let weir = node(
-        &upstream,
-        "[limits]\nheader-timeout = \"300ms\"\nidle-timeout = \"300ms\"",
-    );
+    let weir = node(&upstream, "[limits]\nheader-timeout = \"300ms\"\nidle-timeout = \"300ms\"");
     for begun in ["", "PRI * HT", "GET / HTTP/1.1\r\nhost: on"] {
         let mut raw = Raw::connect(weir.address()).await?;
         raw.send(begun).await?;
@@ -261,19 +219,10 @@ async fn malformed_http2_breaks_its_stream_or_connection_and_is_never_forwarded(
     for length in ["2", "9"] {
         let request = Request::post("http://two/").header("content-length", length);
         let pieces = futures_util::stream::iter([Ok("hello".into())]);
-        let answer = Client::http2(weir.address())
-            .await?
-            .open(request.body(client::stream(pieces))?)
-            .await;
-        assert!(
-            answer.as_ref().map_or(true, |response| response.status() == 400),
-            "{length}: {answer:?}"
-        );
+        let answer = Client::http2(weir.address()).await?.open(request.body(client::stream(pieces))?).await;
+        assert!(answer.as_ref().map_or(true, |response| response.status() == 400), "{length}: {answer:?}");
     }
-    assert!(
-        upstream.requests().iter().all(|request| request.body.is_empty()),
-        "no service sees it whole"
-    );
+    assert!(upstream.requests().iter().all(|request| request.body.is_empty()), "no service sees it whole");
     // Frames that are none.
     let mut raw = Raw::connect(weir.address()).await?;
     raw.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await?;

@@ -33,33 +33,20 @@ async fn minted(algorithm: &str, file: &Path, config: &str) -> anyhow::Result<Ve
         .listener("identity = \"order-service\"")
         .service_with("s", &[upstream.address()], "http1", "chain = \"c\"")
         .toml("[chain]\nc = [\"mint\"]")
-        .toml(&format!(
-            "[key.k]\nalgorithm = \"{algorithm}\"\n{source} = {{ file = {file:?} }}\nkid = \"k-1\""
-        ))
-        .policy(
-            "mint",
-            "token-mint",
-            &format!("{{ key = \"k\", issuer = \"weir\", {config} }}"),
-        )
+        .toml(&format!("[key.k]\nalgorithm = \"{algorithm}\"\n{source} = {{ file = {file:?} }}\nkid = \"k-1\""))
+        .policy("mint", "token-mint", &format!("{{ key = \"k\", issuer = \"weir\", {config} }}"))
         .start();
     for _ in 0..4 {
         let mut client = Client::http1(weir.address()).await?;
         for _ in 0..5 {
             let mut request = client::get("s", "/")?;
-            request
-                .headers_mut()
-                .insert("authorization", "Bearer of-the-client".parse()?);
+            request.headers_mut().insert("authorization", "Bearer of-the-client".parse()?);
             assert_eq!(client.send(request).await?.status.as_u16(), 200);
         }
     }
     let sent = |request: Received| {
-        let [value] = request.headers_named("authorization")[..] else {
-            anyhow::bail!("one value, not {request:?}")
-        };
-        value
-            .strip_prefix("Bearer ")
-            .map(str::to_owned)
-            .context("a bearer token")
+        let [value] = request.headers_named("authorization")[..] else { anyhow::bail!("one value, not {request:?}") };
+        value.strip_prefix("Bearer ").map(str::to_owned).context("a bearer token")
     };
     upstream.requests().into_iter().map(sent).collect()
 }
@@ -68,10 +55,7 @@ fn write_pem(directory: &TempDir, der: &[u8]) -> anyhow::Result<PathBuf> {
     let file = directory.path().join("key.pem");
     std::fs::write(
         &file,
-        format!(
-            "-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n",
-            STANDARD.encode(der)
-        ),
+        format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", STANDARD.encode(der)),
     )?;
     Ok(file)
 }
@@ -90,33 +74,18 @@ async fn minted_tokens_say_who_calls_whom() -> Result {
     let file = directory.path().join("rsa.pem");
     std::fs::write(&file, key.private_pem()?)?;
     let before = now();
-    let tokens = minted(
-        "RS256",
-        &file,
-        "ttl = \"1h\", roles = [\"SERVICE\"], claims = { zone = \"a\" }",
-    )
-    .await?;
+    let tokens = minted("RS256", &file, "ttl = \"1h\", roles = [\"SERVICE\"], claims = { zone = \"a\" }").await?;
     assert_eq!(tokens.len(), 20);
     let mut different = tokens.clone();
     different.sort();
     different.dedup();
-    assert!(
-        different.len() <= 2,
-        "a token is kept: one for each worker, not {}",
-        different.len()
-    );
+    assert!(different.len() <= 2, "a token is kept: one for each worker, not {}", different.len());
 
     let parts: Vec<&str> = tokens[0].split('.').collect();
     assert_eq!(decode(parts[0])?, json!({ "alg": "RS256", "typ": "JWT", "kid": "k-1" }));
     let claims = decode(parts[1])?;
-    let (issued, expires) = (
-        claims["iat"].as_u64().context("iat")?,
-        claims["exp"].as_u64().context("exp")?,
-    );
-    assert!(
-        (before..=now()).contains(&issued) && expires - issued == 3600,
-        "{claims}"
-    );
+    let (issued, expires) = (claims["iat"].as_u64().context("iat")?, claims["exp"].as_u64().context("exp")?);
+    assert!((before..=now()).contains(&issued) && expires - issued == 3600, "{claims}");
     for (name, value) in [
         ("iss", json!("weir")),
         ("sub", json!("order-service")),
@@ -175,11 +144,7 @@ async fn what_one_route_mints_the_next_node_verifies() -> Result {
             ))
             .policy("mint", "token-mint", "{ key = \"k\", issuer = \"weir\" }")
             .start();
-        assert_eq!(
-            client::fetch(outer.address(), "s", "/").await?.status.as_u16(),
-            status,
-            "{identity}"
-        );
+        assert_eq!(client::fetch(outer.address(), "s", "/").await?.status.as_u16(), status, "{identity}");
     }
     assert_eq!(client::fetch(inner.address(), "s", "/").await?.status.as_u16(), 401);
     Ok(())
@@ -194,21 +159,8 @@ async fn a_static_token_replaces_the_clients() -> Result {
         .policy("mint", "token-mint", "{ static-token = { value = \"internal-7\" } }")
         .start();
     let mut request = client::get("s", "/")?;
-    request
-        .headers_mut()
-        .insert("x-internal-token", "of-the-client".parse()?);
-    assert_eq!(
-        Client::http1(weir.address())
-            .await?
-            .send(request)
-            .await?
-            .status
-            .as_u16(),
-        200
-    );
-    assert_eq!(
-        upstream.last().context("a request")?.headers_named("x-internal-token"),
-        ["internal-7"]
-    );
+    request.headers_mut().insert("x-internal-token", "of-the-client".parse()?);
+    assert_eq!(Client::http1(weir.address()).await?.send(request).await?.status.as_u16(), 200);
+    assert_eq!(upstream.last().context("a request")?.headers_named("x-internal-token"), ["internal-7"]);
     Ok(())
 }

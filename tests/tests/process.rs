@@ -47,20 +47,13 @@ async fn sigterm_lets_exchanges_end_and_exits_with_0() -> Result {
     process.terminate()?;
     process.logged("draining", |line| line["message"] == "draining").await;
     let response = begun.await??;
-    assert_eq!(
-        (response.status.as_u16(), &*response.text(), &response.broken),
-        (200, "kept", &None)
-    );
+    assert_eq!((response.status.as_u16(), &*response.text(), &response.broken), (200, "kept", &None));
     assert_eq!(process.exit_code().await?, Some(0));
     assert!(Client::http1(address).await.is_err(), "nobody listens any more");
     let mut record = String::new();
     records.read_line(&mut record)?;
     let record: Value = serde_json::from_str(&record)?;
-    assert_eq!(
-        (&record["status"], &record["service"]),
-        (&200.into(), &"service".into()),
-        "{record}"
-    );
+    assert_eq!((&record["status"], &record["service"]), (&200.into(), &"service".into()), "{record}");
     Ok(())
 }
 
@@ -76,49 +69,22 @@ async fn a_node_says_which_plugins_are_missing_and_takes_them_up_later() -> Resu
     std::fs::remove_dir_all(&plugins)?;
     let process = Process::start(&config, Stdio::null())?;
     let (address, admin) = process.addresses().await?;
-    process
-        .logged("the directory", |line| {
-            line["message"].to_string().contains("plugin directory")
-        })
-        .await;
-    process
-        .logged("the plugin", |line| {
-            line["message"].to_string().contains("there is no plugin")
-        })
-        .await;
+    process.logged("the directory", |line| line["message"].to_string().contains("plugin directory")).await;
+    process.logged("the plugin", |line| line["message"].to_string().contains("there is no plugin")).await;
     let refused = client::fetch(address, "service", "/").await?;
-    assert_eq!(
-        (refused.status.as_u16(), refused.header("x-weir-error")),
-        (503, Some("policy")),
-        "{refused:?}"
-    );
+    assert_eq!((refused.status.as_u16(), refused.header("x-weir-error")), (503, Some("policy")), "{refused:?}");
 
     // The directory appears, first with half a file.
     std::fs::create_dir(&plugins)?;
     let whole = chameleon.bytes("v1");
     std::fs::write(plugins.join("chameleon.wasm"), &whole[..whole.len() / 2])?;
-    let line = process
-        .logged("the refusal", |line| {
-            line["plugin"] == "chameleon" && line["level"] == "ERROR"
-        })
-        .await;
-    assert!(
-        line["message"].to_string().contains("not a WebAssembly component"),
-        "{line}"
-    );
+    let line = process.logged("the refusal", |line| line["plugin"] == "chameleon" && line["level"] == "ERROR").await;
+    assert!(line["message"].to_string().contains("not a WebAssembly component"), "{line}");
     std::fs::write(plugins.join("chameleon.wasm"), &whole)?;
-    let line = process
-        .logged("the reload", |line| line["message"] == "plugin reloaded")
-        .await;
+    let line = process.logged("the reload", |line| line["message"] == "plugin reloaded").await;
     assert_eq!(line["plugin"], "chameleon");
-    assert_eq!(
-        client::fetch(address, "service", "/").await?.header("x-version"),
-        Some("v1")
-    );
-    assert_eq!(
-        client::fetch(admin, "admin", "/plugins").await?.json()?["plugins"][0]["last-error"],
-        Value::Null
-    );
+    assert_eq!(client::fetch(address, "service", "/").await?.header("x-version"), Some("v1"));
+    assert_eq!(client::fetch(admin, "admin", "/plugins").await?.json()?["plugins"][0]["last-error"], Value::Null);
     Ok(())
 }
 
@@ -142,9 +108,7 @@ fn wake_ups(process: u32) -> Result<u64> {
         let task = task?.path();
         if std::fs::read_to_string(task.join("comm"))?.trim() == "weir-reload" {
             let status = std::fs::read_to_string(task.join("status"))?;
-            let line = status
-                .lines()
-                .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+            let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
             return Ok(line.unwrap_or_default().trim().parse()?);
         }
     }

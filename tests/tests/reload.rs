@@ -41,26 +41,16 @@ async fn a_plugin_that_arrives_in_any_way_is_live_on_open_connections() -> Resul
         plugin(&weir).await["last-error"].to_string().contains("gone")
     })
     .await;
-    assert_eq!(
-        versions(&call(&mut client).await?),
-        marks("in-place"),
-        "the last good version keeps serving"
-    );
+    assert_eq!(versions(&call(&mut client).await?), marks("in-place"), "the last good version keeps serving");
     write_in_place(&place, &chameleon.bytes("created"));
     until_live(&weir, &mut client, "created").await?;
 
     // A file of the same length and with the same time of modification, as reproducible builds make them.
     let modified = std::fs::metadata(&place)?.modified()?;
     let twin = chameleon.version("twin");
-    std::fs::File::options()
-        .write(true)
-        .open(&twin)?
-        .set_modified(modified)?;
+    std::fs::File::options().write(true).open(&twin)?.set_modified(modified)?;
     weir.drop_plugin(&twin, "chameleon");
-    std::fs::File::options()
-        .write(true)
-        .open(&place)?
-        .set_modified(modified)?;
+    std::fs::File::options().write(true).open(&place)?.set_modified(modified)?;
     until_live(&weir, &mut client, "twin").await?;
 
     // A burst: what counts is the last.
@@ -126,45 +116,28 @@ async fn links_may_be_swapped_and_the_directory_may_be_away_for_a_while() -> Res
 /// Files that are no usable version, and a part of what is said about each.
 fn bad_files(chameleon: &Chameleon) -> Vec<(&'static str, Vec<u8>, &'static str)> {
     let whole = chameleon.bytes("v9");
-    let noise: Vec<u8> = (0..whole.len() as u64)
-        .map(|at| (at.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8)
-        .collect();
+    let noise: Vec<u8> =
+        (0..whole.len() as u64).map(|at| (at.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8).collect();
     let mut flipped = whole.clone();
     let middle = flipped.len() / 2;
     flipped[middle..middle + 64].iter_mut().for_each(|byte| *byte ^= 0x55);
     vec![
-        (
-            "half-written",
-            whole[..whole.len() / 2].to_vec(),
-            "not a WebAssembly component",
-        ),
+        ("half-written", whole[..whole.len() / 2].to_vec(), "not a WebAssembly component"),
         ("truncated", whole[..whole.len() - 100].to_vec(), ""),
         ("random", noise, "not a WebAssembly component"),
         ("damaged", flipped, ""),
         ("empty", Vec::new(), "not a WebAssembly component"),
         ("text", b"(component)".to_vec(), "not a WebAssembly component"),
         ("core-module", b"\0asm\x01\0\0\0".to_vec(), "--target wasm32-wasip2"),
-        (
-            "wrong-world",
-            b"\0asm\x0d\0\x01\0".to_vec(),
-            "does not export weir:policy/describe@0.1.0",
-        ),
+        ("wrong-world", b"\0asm\x0d\0\x01\0".to_vec(), "does not export weir:policy/describe@0.1.0"),
         ("newer-contract", chameleon.of_contract("0.9.0"), "weir:policy@0.9.0"),
         ("too-large", [whole, vec![0; 17 << 20]].concat(), "at most"),
         ("describe-traps", chameleon.bytes("trap"), "`describe` failed"),
         ("describe-loops", chameleon.bytes("loop"), "longer than its CPU limit"),
         ("no-schema", chameleon.bytes("no-schema"), "not a JSON Schema"),
-        (
-            "long-schema",
-            chameleon.bytes("long-schema"),
-            "describes itself in more than",
-        ),
+        ("long-schema", chameleon.bytes("long-schema"), "describes itself in more than"),
         ("schema-refuses", chameleon.bytes("blue"), "colour"),
-        (
-            "configure-refuses",
-            chameleon.bytes("refuse"),
-            "this version likes no name",
-        ),
+        ("configure-refuses", chameleon.bytes("refuse"), "this version likes no name"),
         ("configure-traps", chameleon.bytes("broken"), "`configure` failed"),
     ]
 }
@@ -180,17 +153,12 @@ async fn a_bad_file_leaves_the_last_good_version_serving_and_says_why() -> Resul
     let mut failed = 0.0;
     for (name, bytes, said) in bad_files(&chameleon) {
         weir.drop_plugin(&chameleon.file(name, &bytes), "chameleon");
-        weir.until(&format!("{name} is refused"), async || {
-            weir.metric(PLUGINS_FAILED).await > Some(failed)
-        })
-        .await;
+        weir.until(&format!("{name} is refused"), async || weir.metric(PLUGINS_FAILED).await > Some(failed)).await;
         failed += 1.0;
         assert_eq!(weir.metric(PLUGINS_FAILED).await, Some(failed), "{name} is one failure");
         // The page follows the metric.
         weir.until(&format!("{name} is told"), async || {
-            plugin(&weir).await["last-error"]
-                .as_str()
-                .is_some_and(|error| error.contains(said))
+            plugin(&weir).await["last-error"].as_str().is_some_and(|error| error.contains(said))
         })
         .await;
         let now = plugin(&weir).await;
@@ -203,10 +171,7 @@ async fn a_bad_file_leaves_the_last_good_version_serving_and_says_why() -> Resul
 
     weir.drop_plugin(&chameleon.version("better"), "chameleon");
     until_live(&weir, &mut client, "better").await?;
-    weir.until("the error is forgotten", async || {
-        plugin(&weir).await["last-error"].is_null()
-    })
-    .await;
+    weir.until("the error is forgotten", async || plugin(&weir).await["last-error"].is_null()).await;
     assert_eq!(weir.metric(PLUGINS_OK).await, Some(1.0));
     let answered = traffic.stop().await?;
     assert!(answered > 50, "{answered}");
@@ -220,12 +185,7 @@ async fn what_is_no_file_holds_nothing_up() -> Result {
     let weir = chameleon.setup("v1", upstream.address()).start();
     let mut client = Client::http1(weir.address()).await?;
     let plugins = weir.plugins();
-    assert!(
-        std::process::Command::new("mkfifo")
-            .arg(plugins.join("pipe.wasm"))
-            .status()?
-            .success()
-    );
+    assert!(std::process::Command::new("mkfifo").arg(plugins.join("pipe.wasm")).status()?.success());
     std::fs::create_dir(plugins.join("directory.wasm"))?;
     symlink("/dev/zero", plugins.join("endless.wasm"))?;
     symlink("nowhere", plugins.join("dangling.wasm"))?;
@@ -254,23 +214,16 @@ async fn an_exchange_ends_with_the_generation_it_began_with() -> Result {
     let upstream = Upstream::start(Behaviour::echo()).await?;
     let chameleon = Chameleon::default();
     let weir = chameleon.setup("old", upstream.address()).start();
-    let (mut slow, mut live) = (
-        Client::http1(weir.address()).await?,
-        Client::http1(weir.address()).await?,
-    );
+    let (mut slow, mut live) = (Client::http1(weir.address()).await?, Client::http1(weir.address()).await?);
     upstream.set(Behaviour::echo().delayed(Duration::from_secs(4)));
     let begun = tokio::spawn(async move { call(&mut slow).await });
-    weir.until("the exchange has begun", async || upstream.request_count() == 1)
-        .await;
+    weir.until("the exchange has begun", async || upstream.request_count() == 1).await;
     upstream.set(Behaviour::echo());
     weir.drop_plugin(&chameleon.version("new"), "chameleon");
     until_live(&weir, &mut live, "new").await?;
     assert!(!begun.is_finished(), "the new version came too late for this test");
     assert_eq!(versions(&begun.await??), marks("old"));
-    weir.until("the old generation is freed", async || {
-        weir.metric("weir_live_generations").await == Some(1.0)
-    })
-    .await;
+    weir.until("the old generation is freed", async || weir.metric("weir_live_generations").await == Some(1.0)).await;
     Ok(())
 }
 
@@ -280,12 +233,8 @@ async fn cells_survive_a_reload() -> Result {
     let chameleon = Chameleon::default();
     let weir = chameleon.setup("v1", upstream.address()).start();
     let mut client = Client::http1(weir.address()).await?;
-    let count = |response: &Response| {
-        response
-            .header("x-count")
-            .and_then(|count| count.parse::<u64>().ok())
-            .expect("a count")
-    };
+    let count =
+        |response: &Response| response.header("x-count").and_then(|count| count.parse::<u64>().ok()).expect("a count");
     let mut last = count(&call(&mut client).await?);
     for word in ["v2", "v3"] {
         weir.drop_plugin(&chameleon.version(word), "chameleon");
@@ -317,16 +266,7 @@ async fn fifty_reloads_under_load_fail_no_exchange_and_mix_no_versions() -> Resu
     }
     let answered = traffic.stop().await?;
     assert!(answered > 500, "{answered}");
-    assert_eq!(
-        (
-            weir.metric(PLUGINS_OK).await,
-            weir.metric(PLUGINS_FAILED).await.unwrap_or(0.0)
-        ),
-        (Some(50.0), 0.0)
-    );
-    weir.until("old generations are freed", async || {
-        weir.metric("weir_live_generations").await == Some(1.0)
-    })
-    .await;
+    assert_eq!((weir.metric(PLUGINS_OK).await, weir.metric(PLUGINS_FAILED).await.unwrap_or(0.0)), (Some(50.0), 0.0));
+    weir.until("old generations are freed", async || weir.metric("weir_live_generations").await == Some(1.0)).await;
     Ok(())
 }

@@ -17,29 +17,18 @@ async fn the_most_specific_route_wins() -> Result {
         ("below", "match = { host = \"*.shop\" }"),
         ("prefix", "match = { host = \"shop\", path-prefix = \"/users\" }"),
         ("longer", "match = { host = \"shop\", path-prefix = \"/users/old\" }"),
-        (
-            "canary",
-            "match = { host = \"shop\", path-prefix = \"/users\", headers = { \"x-canary\" = \"1\" } }",
-        ),
-        (
-            "writes",
-            "match = { host = \"shop\", path-prefix = \"/users\", methods = [\"POST\", \"PUT\"] }",
-        ),
+        ("canary", "match = { host = \"shop\", path-prefix = \"/users\", headers = { \"x-canary\" = \"1\" } }"),
+        ("writes", "match = { host = \"shop\", path-prefix = \"/users\", methods = [\"POST\", \"PUT\"] }"),
     ];
     for (name, route) in routes {
         let upstream = Upstream::start(Reply::new(200).body(name)).await?;
-        let service = format!(
-            "[[service]]\nname = \"{name}\"\nendpoints = [{{ address = \"{}\" }}]",
-            upstream.address()
-        );
+        let service =
+            format!("[[service]]\nname = \"{name}\"\nendpoints = [{{ address = \"{}\" }}]", upstream.address());
         setup = setup.toml(&format!("{service}\n[[route]]\n{route}\nservice = \"{name}\""));
         upstreams.push(upstream);
     }
     let weir = setup.start();
-    for mut client in [
-        Client::http1(weir.address()).await?,
-        Client::http2(weir.address()).await?,
-    ] {
+    for mut client in [Client::http1(weir.address()).await?, Client::http2(weir.address()).await?] {
         for (method, host, path, canary, taken) in [
             ("GET", "shop", "/", "", "host"),
             ("GET", "SHOP:80", "/usersx", "", "host"),
@@ -56,11 +45,7 @@ async fn the_most_specific_route_wins() -> Result {
             if !canary.is_empty() {
                 request.headers_mut().insert("x-canary", canary.parse()?);
             }
-            assert_eq!(
-                client.send(request).await?.text(),
-                taken,
-                "{method} {host} {path} {canary}"
-            );
+            assert_eq!(client.send(request).await?.text(), taken, "{method} {host} {path} {canary}");
         }
     }
     Ok(())
@@ -70,22 +55,13 @@ async fn the_most_specific_route_wins() -> Result {
 async fn a_call_without_a_route_is_told_so_in_json() -> Result {
     let upstream = Upstream::start(200).await?;
     let weir = Setup::new().workers(1).service("one", &[upstream.address()]).start();
-    for mut client in [
-        Client::http1(weir.address()).await?,
-        Client::http2(weir.address()).await?,
-    ] {
+    for mut client in [Client::http1(weir.address()).await?, Client::http2(weir.address()).await?] {
         let response = client.send(client::get("nobody", "/x?secret=1")?).await?;
-        assert_eq!(
-            (response.status, response.header("x-weir-error")),
-            (StatusCode::NOT_FOUND, Some("no-route"))
-        );
+        assert_eq!((response.status, response.header("x-weir-error")), (StatusCode::NOT_FOUND, Some("no-route")));
         assert_eq!(response.header("content-type"), Some("application/json"));
         let explanation = response.json()?;
         assert_eq!(explanation["error"], "no-route");
-        assert!(
-            explanation["message"].as_str().unwrap().contains("nobody"),
-            "{explanation}"
-        );
+        assert!(explanation["message"].as_str().unwrap().contains("nobody"), "{explanation}");
         let id = response.header("x-request-id").unwrap().to_owned();
         assert_eq!(explanation["exchange"], *id);
         let records = weir.records(1, |record| record["id"] == *id).await;
@@ -123,11 +99,7 @@ async fn a_prefix_is_taken_off_in_whole_segments() -> Result {
             ("/usersx", "/usersx"),
             ("/other", "/other"),
         ] {
-            assert_eq!(
-                client.send(client::get(service, path)?).await?.json()?["target"],
-                left,
-                "{path}"
-            );
+            assert_eq!(client.send(client::get(service, path)?).await?.json()?["target"], left, "{path}");
         }
     }
     Ok(())
@@ -139,34 +111,20 @@ async fn connect_is_refused_and_its_connection_closed() -> Result {
     let address = upstream.address();
     let weir = Setup::new().workers(1).service("127.0.0.1", &[address]).start();
     let mut raw = Raw::connect(weir.address()).await?;
-    raw.send(format!(
-        "CONNECT {address} HTTP/1.1\r\nhost: {address}\r\n\r\nGET / HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
-    ))
-    .await?;
+    raw.send(format!("CONNECT {address} HTTP/1.1\r\nhost: {address}\r\n\r\nGET / HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"))
+        .await?;
     let response = raw.read_response().await?;
-    assert_eq!(
-        (response.status, response.header("x-weir-error")),
-        (405, Some("connect-refused")),
-        "{response:?}"
-    );
+    assert_eq!((response.status, response.header("x-weir-error")), (405, Some("connect-refused")), "{response:?}");
     assert!(response.header("allow").is_some_and(|allow| !allow.contains("CONNECT")));
     assert_eq!(raw.read_to_end().await?, "");
 
-    let request = Request::builder()
-        .method(Method::CONNECT)
-        .uri(address.to_string())
-        .body(full(""))?;
+    let request = Request::builder().method(Method::CONNECT).uri(address.to_string()).body(full(""))?;
     let response = Client::http2(weir.address()).await?.send(request).await?;
     assert_eq!(
         (response.status, response.header("x-weir-error")),
         (StatusCode::METHOD_NOT_ALLOWED, Some("connect-refused"))
     );
-    assert_eq!(
-        weir.records(2, |record| record["error"] == "connect-refused")
-            .await
-            .len(),
-        2
-    );
+    assert_eq!(weir.records(2, |record| record["error"] == "connect-refused").await.len(), 2);
     assert_eq!((upstream.request_count(), upstream.connection_count()), (0, 0));
     Ok(())
 }

@@ -38,9 +38,7 @@ async fn flood(length: u64) -> io::Result<(SocketAddr, Arc<AtomicU64>)> {
             let count = count.clone();
             tokio::spawn(async move {
                 let _ = stream.read(&mut [0; 4096]).await?;
-                stream
-                    .write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n").as_bytes())
-                    .await?;
+                stream.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n").as_bytes()).await?;
                 let piece = [b'x'; 64 * 1024];
                 for _ in 0..length / piece.len() as u64 {
                     stream.write_all(&piece).await?;
@@ -70,18 +68,11 @@ async fn a_slow_reader_holds_up_a_huge_answer() -> Result {
     for http2 in [false, true] {
         let (address, written) = flood(LENGTH).await?;
         let weir = Setup::in_front_of(address, "timeout = \"none\"").start();
-        let mut client = if http2 {
-            Client::http2(weir.address()).await?
-        } else {
-            Client::http1(weir.address()).await?
-        };
+        let mut client =
+            if http2 { Client::http2(weir.address()).await? } else { Client::http1(weir.address()).await? };
         let response = client.open(client::get("one", "/")?).await?;
         let held = settled(&written).await;
-        assert!(
-            held < HELD,
-            "{} MiB are on their way to a caller that reads nothing",
-            held / MIB
-        );
+        assert!(held < HELD, "{} MiB are on their way to a caller that reads nothing", held / MIB);
         // And nothing is lost meanwhile.
         let mut body = response.into_body();
         let mut read = 0;
@@ -90,10 +81,7 @@ async fn a_slow_reader_holds_up_a_huge_answer() -> Result {
         }
         assert_eq!(read, LENGTH);
         assert_eq!(
-            weir.records(1, |record| record["outcome"] == "ok"
-                && record["response_bytes"] == LENGTH)
-                .await
-                .len(),
+            weir.records(1, |record| record["outcome"] == "ok" && record["response_bytes"] == LENGTH).await.len(),
             1
         );
     }
@@ -113,22 +101,13 @@ async fn a_slow_service_holds_up_a_huge_upload() -> Result {
             count.fetch_add(piece.len() as u64, Ordering::Relaxed);
             Ok(piece.clone())
         });
-        let mut client = if http2 {
-            Client::http2(weir.address()).await?
-        } else {
-            Client::http1(weir.address()).await?
-        };
-        let request = Request::post("http://one/")
-            .header("content-length", LENGTH)
-            .body(client::stream(pieces))?;
+        let mut client =
+            if http2 { Client::http2(weir.address()).await? } else { Client::http1(weir.address()).await? };
+        let request = Request::post("http://one/").header("content-length", LENGTH).body(client::stream(pieces))?;
         let call = tokio::spawn(async move { client.open(request).await.map(|response| response.status()) });
         let (mut service, _) = listener.accept().await?;
         let held = settled(&sent).await;
-        assert!(
-            held < HELD,
-            "{} MiB are on their way to a service that reads nothing",
-            held / MIB
-        );
+        assert!(held < HELD, "{} MiB are on their way to a service that reads nothing", held / MIB);
         let (mut buffer, mut read) = (vec![0; 256 * 1024], 0);
         while read < LENGTH {
             let length = service.read(&mut buffer).await?;
@@ -136,9 +115,7 @@ async fn a_slow_service_holds_up_a_huge_upload() -> Result {
             // The first bytes are the head: a few too many.
             read += length as u64;
         }
-        service
-            .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
-            .await?;
+        service.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await?;
         assert_eq!(call.await??, StatusCode::OK);
     }
     Ok(())
@@ -157,9 +134,7 @@ async fn both_directions_stream_at_once() -> Result {
                 let length = stream.read(&mut buffer).await?;
                 seen.push_str(&String::from_utf8_lossy(&buffer[..length]));
             }
-            stream
-                .write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nONE\r\n")
-                .await?;
+            stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nONE\r\n").await?;
             while !seen.contains("two") {
                 let length = stream.read(&mut buffer).await?;
                 seen.push_str(&String::from_utf8_lossy(&buffer[..length]));
@@ -171,9 +146,7 @@ async fn both_directions_stream_at_once() -> Result {
     let weir = Setup::in_front_of(address, "").start();
     for mut client in weir.clients().await? {
         let (sender, receiver) = mpsc::channel::<io::Result<Bytes>>(1);
-        let pieces = stream::unfold(receiver, |mut receiver| async move {
-            Some((receiver.recv().await?, receiver))
-        });
+        let pieces = stream::unfold(receiver, |mut receiver| async move { Some((receiver.recv().await?, receiver)) });
         let request = Request::post("http://one/").body(client::stream(pieces))?;
         sender.send(Ok(Bytes::from("one"))).await?;
         let mut body = tokio::time::timeout(SOON, client.open(request)).await??.into_body();
@@ -201,12 +174,7 @@ async fn an_answer_that_does_not_wait_for_the_body_reaches_the_caller() -> Resul
             );
         }
     }
-    assert_eq!(
-        weir.records(4, |record| record["outcome"] == "ok" && record["status"] == 413)
-            .await
-            .len(),
-        4
-    );
+    assert_eq!(weir.records(4, |record| record["outcome"] == "ok" && record["status"] == 413).await.len(), 4);
     Ok(())
 }
 
@@ -222,10 +190,7 @@ async fn an_upload_that_breaks_off_is_never_taken_for_whole() -> Result {
                 piece
             });
             let request = Request::post(format!("http://{service}/")).body(client::stream(slowly.boxed()))?;
-            client
-                .open(request)
-                .await
-                .expect_err("there is no answer to half a request");
+            client.open(request).await.expect_err("there is no answer to half a request");
             let started = std::time::Instant::now();
             while upstream.abandoned_count() < abandoned + more && started.elapsed() < SOON {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -235,9 +200,6 @@ async fn an_upload_that_breaks_off_is_never_taken_for_whole() -> Result {
         }
     }
     let records = weir.records(4, |_| true).await;
-    assert!(
-        records.len() == 4 && records.iter().all(|record| record["outcome"] == "client-left"),
-        "{records:#?}"
-    );
+    assert!(records.len() == 4 && records.iter().all(|record| record["outcome"] == "client-left"), "{records:#?}");
     Ok(())
 }

@@ -27,52 +27,29 @@ fn setup(upstream: &Upstream, config: &str, after: &str) -> Setup {
 async fn sent(weir: &Weir, upstream: &Upstream, fields: &[(&str, &str)]) -> anyhow::Result<Received> {
     let mut request = client::get("s", "/users/1?secret=x")?;
     for (name, value) in fields {
-        request
-            .headers_mut()
-            .append(name.parse::<HeaderName>()?, HeaderValue::from_str(value)?);
+        request.headers_mut().append(name.parse::<HeaderName>()?, HeaderValue::from_str(value)?);
     }
-    assert_eq!(
-        Client::http1(weir.address())
-            .await?
-            .send(request)
-            .await?
-            .status
-            .as_u16(),
-        200
-    );
+    assert_eq!(Client::http1(weir.address()).await?.send(request).await?.status.as_u16(), 200);
     upstream.last().context("a request")
 }
 
 /// Version 00, trace, parent and flags, each as the standard wants it.
 fn parsed(request: &Received) -> anyhow::Result<[String; 3]> {
-    let [value] = request.headers_named("traceparent")[..] else {
-        anyhow::bail!("one traceparent, not {request:?}")
-    };
+    let [value] = request.headers_named("traceparent")[..] else { anyhow::bail!("one traceparent, not {request:?}") };
     let parts: Vec<String> = value.split('-').map(str::to_owned).collect();
-    let [version, trace, parent, flags] = parts
-        .try_into()
-        .map_err(|parts| anyhow::anyhow!("four parts: {parts:?}"))?;
+    let [version, trace, parent, flags] = parts.try_into().map_err(|parts| anyhow::anyhow!("four parts: {parts:?}"))?;
     let is_id = |id: &str, length| {
         id.len() == length
             && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
             && id.bytes().any(|byte| byte != b'0')
     };
-    anyhow::ensure!(
-        version == "00" && is_id(&trace, 32) && is_id(&parent, 16) && flags.len() == 2,
-        "{value}"
-    );
+    anyhow::ensure!(version == "00" && is_id(&trace, 32) && is_id(&parent, 16) && flags.len() == 2, "{value}");
     Ok([trace, parent, flags])
 }
 
 /// The spans of [`TRACE`], once there are so many.
 async fn spans(weir: &Weir, collector: &Collector, count: usize) -> Vec<Span> {
-    let of_trace = || {
-        collector
-            .spans()
-            .into_iter()
-            .filter(|span| span.trace == TRACE)
-            .collect::<Vec<_>>()
-    };
+    let of_trace = || collector.spans().into_iter().filter(|span| span.trace == TRACE).collect::<Vec<_>>();
     weir.until("the spans arrive", async || of_trace().len() >= count).await;
     of_trace()
 }
@@ -90,17 +67,11 @@ async fn a_trace_is_continued_with_a_new_parent() -> Result {
         let fields: Vec<(&str, &str)> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let request = sent(&weir, &upstream, &fields).await?;
         let [trace, parent, sampled] = parsed(&request)?;
-        assert_eq!(
-            (trace.as_str(), sampled.as_str()),
-            (TRACE, flags),
-            "the trace goes on as its caller decided"
-        );
+        assert_eq!((trace.as_str(), sampled.as_str()), (TRACE, flags), "the trace goes on as its caller decided");
         assert_ne!(parent, PARENT);
         assert_eq!(request.headers_named("tracestate").join(","), "a=1,b=2,c=3");
     }
-    let records = weir
-        .records(3, |record| record["attributes"]["trace-id"] == TRACE)
-        .await;
+    let records = weir.records(3, |record| record["attributes"]["trace-id"] == TRACE).await;
     assert_eq!(records.len(), 3, "the record names the trace");
     Ok(())
 }
@@ -127,21 +98,14 @@ async fn a_malformed_traceparent_starts_a_new_trace() -> Result {
         let request = sent(&weir, &upstream, &[("traceparent", value), ("tracestate", "a=1")]).await?;
         let [trace, parent, _] = parsed(&request)?;
         assert!(trace != TRACE && parent != PARENT, "{value} was continued");
-        assert_eq!(
-            request.headers_named("tracestate"),
-            [""; 0],
-            "state of a trace that is over: {value}"
-        );
+        assert_eq!(request.headers_named("tracestate"), [""; 0], "state of a trace that is over: {value}");
     }
     let good = format!("00-{TRACE}-{PARENT}-01");
     let request = sent(&weir, &upstream, &[("traceparent", &good), ("traceparent", &good)]).await?;
     assert_ne!(parsed(&request)?[0], TRACE, "two fields are malformed together");
     let one = parsed(&sent(&weir, &upstream, &[]).await?)?;
     let other = parsed(&sent(&weir, &upstream, &[]).await?)?;
-    assert!(
-        one[0] != other[0] && one[1] != other[1],
-        "each exchange without a trace begins one"
-    );
+    assert!(one[0] != other[0] && one[1] != other[1], "each exchange without a trace begins one");
     Ok(())
 }
 
@@ -163,22 +127,10 @@ async fn tracestate_keeps_its_limits() -> Result {
 async fn other_dialects_are_written_and_continued() -> Result {
     let upstream = Upstream::start(Behaviour::echo()).await?;
     let weir = setup(&upstream, "sample = 1.0, dialects = [\"w3c\", \"x-trace\", \"b3\"]", "").start();
-    let request = sent(
-        &weir,
-        &upstream,
-        &[("x-trace-id", TRACE), ("x-span-id", PARENT), ("x-sampled", "1")],
-    )
-    .await?;
+    let request = sent(&weir, &upstream, &[("x-trace-id", TRACE), ("x-span-id", PARENT), ("x-sampled", "1")]).await?;
     let [trace, span, flags] = parsed(&request)?;
     assert_eq!((trace.as_str(), flags.as_str()), (TRACE, "01"));
-    let fields = [
-        "x-trace-id",
-        "x-span-id",
-        "x-parent-span-id",
-        "x-sampled",
-        "x-b3-traceid",
-        "x-b3-spanid",
-    ];
+    let fields = ["x-trace-id", "x-span-id", "x-parent-span-id", "x-sampled", "x-b3-traceid", "x-b3-spanid"];
     let sent = fields.map(|name| request.header(name).unwrap_or_default().to_owned());
     assert_eq!(sent[0], TRACE);
     assert_eq!(
@@ -192,15 +144,10 @@ async fn other_dialects_are_written_and_continued() -> Result {
 
 #[tokio::test]
 async fn spans_of_exchange_and_attempts_arrive_at_the_collector() -> Result {
-    let (collector, upstream) = (
-        Collector::start().await?,
-        Upstream::start(Behaviour::echo().fail_first(2, 503)).await?,
-    );
+    let (collector, upstream) =
+        (Collector::start().await?, Upstream::start(Behaviour::echo().fail_first(2, 503)).await?);
     let weir = setup(&upstream, "sample = 1.0", ", \"retry\"")
-        .toml(&format!(
-            "[trace]\notlp-endpoint = \"http://{}\"\ninterval = \"50ms\"",
-            collector.address()
-        ))
+        .toml(&format!("[trace]\notlp-endpoint = \"http://{}\"\ninterval = \"50ms\"", collector.address()))
         .policy("retry", "retry", "{ backoff = { kind = \"fixed\", delay = \"1ms\" } }")
         .start();
     sent(&weir, &upstream, &[("traceparent", &format!("00-{TRACE}-{PARENT}-01"))]).await?;
@@ -208,9 +155,7 @@ async fn spans_of_exchange_and_attempts_arrive_at_the_collector() -> Result {
     let mut spans = spans(&weir, &collector, 4).await;
     spans.sort_by_key(|span| span.start);
     let (exchanges, attempts): (Vec<_>, Vec<_>) = spans.into_iter().partition(|span| span.kind == Span::SERVER);
-    let [exchange] = &exchanges[..] else {
-        anyhow::bail!("one span of the exchange: {exchanges:?}")
-    };
+    let [exchange] = &exchanges[..] else { anyhow::bail!("one span of the exchange: {exchanges:?}") };
     assert_eq!((exchange.parent.as_str(), exchange.name.as_str()), (PARENT, "GET s"));
     for (name, value) in [
         ("http.request.method", "GET"),
@@ -233,20 +178,13 @@ async fn spans_of_exchange_and_attempts_arrive_at_the_collector() -> Result {
         "each attempt carried its own span"
     );
     let endpoint = upstream.address().to_string();
-    for (attempt, (status, resent)) in attempts
-        .iter()
-        .zip([("503", None), ("503", Some("1")), ("200", Some("2"))])
-    {
+    for (attempt, (status, resent)) in attempts.iter().zip([("503", None), ("503", Some("1")), ("200", Some("2"))]) {
         assert_eq!((attempt.kind, &attempt.parent), (Span::CLIENT, &exchange.id));
         assert!(
             attempt.start >= exchange.start && attempt.start <= attempt.end && attempt.end <= exchange.end,
             "{attempt:?}"
         );
-        assert_eq!(
-            attempt.attribute("weir.endpoint"),
-            Some(endpoint.as_str()),
-            "{attempt:?}"
-        );
+        assert_eq!(attempt.attribute("weir.endpoint"), Some(endpoint.as_str()), "{attempt:?}");
         let how = ["http.response.status_code", "http.request.resend_count"].map(|name| attempt.attribute(name));
         assert_eq!(how, [Some(status), resent], "{attempt:?}");
     }
@@ -257,25 +195,14 @@ async fn spans_of_exchange_and_attempts_arrive_at_the_collector() -> Result {
 async fn what_is_not_sampled_leaves_no_span() -> Result {
     let (collector, upstream) = (Collector::start().await?, Upstream::start(Behaviour::echo()).await?);
     let weir = setup(&upstream, "sample = 1.0", "")
-        .toml(&format!(
-            "[trace]\notlp-endpoint = \"http://{}\"\ninterval = \"10ms\"",
-            collector.address()
-        ))
+        .toml(&format!("[trace]\notlp-endpoint = \"http://{}\"\ninterval = \"10ms\"", collector.address()))
         .start();
     let refused = "1".repeat(32);
-    sent(
-        &weir,
-        &upstream,
-        &[("traceparent", &format!("00-{refused}-{PARENT}-00"))],
-    )
-    .await?;
+    sent(&weir, &upstream, &[("traceparent", &format!("00-{refused}-{PARENT}-00"))]).await?;
     sent(&weir, &upstream, &[("traceparent", &format!("00-{TRACE}-{PARENT}-01"))]).await?;
     spans(&weir, &collector, 2).await;
     let all = collector.spans();
-    assert!(
-        all.iter().all(|span| span.trace == TRACE),
-        "a span that its caller did not want: {all:?}"
-    );
+    assert!(all.iter().all(|span| span.trace == TRACE), "a span that its caller did not want: {all:?}");
     Ok(())
 }
 
@@ -293,11 +220,7 @@ async fn calls_do_not_care_whether_there_is_a_collector() -> Result {
     for _ in 0..200 {
         sent(&weir, &upstream, &[]).await?;
     }
-    let dropped = async || {
-        weir.metric("weir_spans_dropped_total")
-            .await
-            .is_some_and(|dropped| dropped > 300.0)
-    };
+    let dropped = async || weir.metric("weir_spans_dropped_total").await.is_some_and(|dropped| dropped > 300.0);
     weir.until("spans that find no room are counted", dropped).await;
     tokio::time::timeout(Duration::from_secs(5), sent(&weir, &upstream, &[])).await??;
     Ok(())

@@ -17,17 +17,11 @@ type Result = anyhow::Result<()>;
 const ASK: &str = "GET /x HTTP/1.1\r\nhost: one\r\nconnection: Upgrade\r\nupgrade: echo/1\r\n\r\n";
 
 fn node(address: SocketAddr, route: &str) -> Weir {
-    Setup::new()
-        .workers(1)
-        .service_with("one", &[address], "http1", route)
-        .listener("identity = \"chat\"")
-        .start()
+    Setup::new().workers(1).service_with("one", &[address], "http1", route).listener("identity = \"chat\"").start()
 }
 
 async fn next(socket: &mut WebSocket) -> anyhow::Result<Option<Message>> {
-    Ok(tokio::time::timeout(Duration::from_secs(20), socket.next())
-        .await?
-        .transpose()?)
+    Ok(tokio::time::timeout(Duration::from_secs(20), socket.next()).await?.transpose()?)
 }
 
 /// A service that switches to a protocol in which everything is said twice, until the caller is done.
@@ -106,17 +100,13 @@ async fn either_end_may_leave_a_tunnel_and_the_other_notices() -> Result {
     let weir = node(upstream.address(), "");
     let (mut socket, _) = websocket(weir.address(), "one", "/").await?;
     socket.send(Message::text("drop")).await?;
-    assert!(matches!(
-        socket.next().await,
-        None | Some(Err(Error::Protocol(_) | Error::Io(_)))
-    ));
+    assert!(matches!(socket.next().await, None | Some(Err(Error::Protocol(_) | Error::Io(_)))));
     drop(socket);
     let (mut socket, _) = websocket(weir.address(), "one", "/").await?;
     socket.send(Message::text("hello")).await?;
     next(&mut socket).await?;
     drop(socket);
-    weir.until("the service is left", async || upstream.open_connections() == 0)
-        .await;
+    weir.until("the service is left", async || upstream.open_connections() == 0).await;
     assert_eq!(weir.records(2, |record| record["status"] == 101).await.len(), 2);
     Ok(())
 }
@@ -128,23 +118,14 @@ async fn any_protocol_passes_and_either_direction_may_end_first() -> Result {
     raw.send(ASK).await?;
     let response = raw.read_response().await?;
     assert_eq!((response.status, response.header("upgrade")), (101, Some("echo/1")));
-    assert!(
-        response
-            .header("connection")
-            .is_some_and(|connection| connection.eq_ignore_ascii_case("upgrade"))
-    );
+    assert!(response.header("connection").is_some_and(|connection| connection.eq_ignore_ascii_case("upgrade")));
     // Bytes that would be malformed HTTP.
     raw.send("\0\n\r\u{7f}GET").await?;
     raw.finish().await?;
     assert_eq!(raw.read_to_end().await?, "welcome\0\n\r\u{7f}GET\0\n\r\u{7f}GETbye");
     let records = weir.records(1, |_| true).await;
     assert_eq!(
-        (
-            records.len(),
-            &records[0]["outcome"],
-            &records[0]["request_bytes"],
-            &records[0]["response_bytes"]
-        ),
+        (records.len(), &records[0]["outcome"], &records[0]["request_bytes"], &records[0]["response_bytes"]),
         (1, &"ok".into(), &7.into(), &24.into()),
         "{records:?}"
     );
@@ -154,11 +135,7 @@ async fn any_protocol_passes_and_either_direction_may_end_first() -> Result {
 #[tokio::test]
 async fn connect_opens_a_tunnel_where_the_listener_allows_it() -> Result {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let weir = Setup::new()
-        .workers(1)
-        .service("one", &[listener.local_addr()?])
-        .listener("connect = true")
-        .start();
+    let weir = Setup::new().workers(1).service("one", &[listener.local_addr()?]).listener("connect = true").start();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut heard = Vec::new();
@@ -168,8 +145,7 @@ async fn connect_opens_a_tunnel_where_the_listener_allows_it() -> Result {
         std::io::Result::Ok(())
     });
     let mut raw = Raw::connect(weir.address()).await?;
-    raw.send("CONNECT one:80 HTTP/1.1\r\nhost: one:80\r\n\r\nearly ")
-        .await?;
+    raw.send("CONNECT one:80 HTTP/1.1\r\nhost: one:80\r\n\r\nearly ").await?;
     let response = raw.read_head().await?;
     assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
     raw.send("\0late").await?;
@@ -211,11 +187,7 @@ async fn a_tunnel_goes_on_while_the_node_drains() -> Result {
     raw.finish().await?;
     assert_eq!(raw.read_to_end().await?, "welcomelatelatebye");
     let records = stopped.await?;
-    assert_eq!(
-        (records.len(), &records[0]["outcome"]),
-        (1, &"ok".into()),
-        "{records:?}"
-    );
+    assert_eq!((records.len(), &records[0]["outcome"]), (1, &"ok".into()), "{records:?}");
     Ok(())
 }
 
@@ -239,11 +211,7 @@ async fn a_switch_that_nobody_asked_for_is_502() -> Result {
     let mut raw = Raw::connect(weir.address()).await?;
     raw.send("GET / HTTP/1.1\r\nhost: one\r\n\r\n").await?;
     let response = raw.read_response().await?;
-    assert_eq!(
-        (response.status, response.header("x-weir-error")),
-        (502, Some("protocol")),
-        "{response:?}"
-    );
+    assert_eq!((response.status, response.header("x-weir-error")), (502, Some("protocol")), "{response:?}");
     Ok(())
 }
 
@@ -256,11 +224,7 @@ async fn nobody_upgrades_to_http2_behind_the_proxy() -> Result {
     assert_eq!(raw.read_response().await?.status, 200);
     let arrived = upstream.last().unwrap();
     assert_eq!(
-        (
-            arrived.header("upgrade"),
-            arrived.header("http2-settings"),
-            arrived.header("connection")
-        ),
+        (arrived.header("upgrade"), arrived.header("http2-settings"), arrived.header("connection")),
         (None, None, None)
     );
     Ok(())

@@ -14,8 +14,7 @@ use weir_tests::client::{self, Client, EchoClient, websocket};
 use weir_tests::keys::{RsaKey, jwks};
 use weir_tests::raw::{self, Raw};
 use weir_tests::upstream::{
-    Answer, Behaviour, EchoRequest, GrpcUpstream, Reply, Upstream, WebSocketUpstream,
-    closed_address, pattern,
+    Answer, Behaviour, EchoRequest, GrpcUpstream, Reply, Upstream, WebSocketUpstream, closed_address, pattern,
 };
 
 type Result = anyhow::Result<()>;
@@ -24,10 +23,7 @@ const SOON: Duration = Duration::from_secs(10);
 
 /// A client of each protocol.
 async fn clients(upstream: &Upstream) -> anyhow::Result<[Client; 2]> {
-    Ok([
-        Client::http1(upstream.address()).await?,
-        Client::http2(upstream.address()).await?,
-    ])
+    Ok([Client::http1(upstream.address()).await?, Client::http2(upstream.address()).await?])
 }
 
 /// Waits for something that happens soon.
@@ -53,23 +49,14 @@ async fn both_protocols_share_a_port_and_requests_are_recorded() -> Result {
             assert_eq!(response.json()?["connection"], connection);
         }
         let last = upstream.last().unwrap();
-        assert_eq!(
-            (last.method.as_str(), last.target.as_str(), last.path()),
-            ("POST", "/users?x=1", "/users")
-        );
+        assert_eq!((last.method.as_str(), last.target.as_str(), last.path()), ("POST", "/users?x=1", "/users"));
         assert_eq!(last.authority.as_deref(), Some("user-service"));
         assert_eq!(last.header("X-Marker"), Some("m"));
         assert_eq!(last.body, "hello");
     }
-    assert_eq!(
-        (upstream.request_count(), upstream.connection_count()),
-        (4, 2)
-    );
+    assert_eq!((upstream.request_count(), upstream.connection_count()), (4, 2));
     upstream.forget();
-    assert_eq!(
-        (upstream.request_count(), upstream.requests().len()),
-        (0, 0)
-    );
+    assert_eq!((upstream.request_count(), upstream.requests().len()), (0, 0));
     Ok(())
 }
 
@@ -98,9 +85,7 @@ async fn bodies_arrive_whole_in_every_framing_and_pace() -> Result {
     let replies = [
         Reply::new(200).huge(LENGTH as u64),
         Reply::new(200).huge(LENGTH as u64).chunked(),
-        Reply::new(200)
-            .body(pattern(0, LENGTH))
-            .trickle(100_000, Duration::from_millis(1)),
+        Reply::new(200).body(pattern(0, LENGTH)).trickle(100_000, Duration::from_millis(1)),
         Reply::new(200).huge(LENGTH as u64).trailer("x-sum", "7"),
         Reply::new(200).huge(LENGTH as u64).until_close(),
     ];
@@ -109,11 +94,7 @@ async fn bodies_arrive_whole_in_every_framing_and_pace() -> Result {
         for mut client in clients(&upstream).await? {
             let response = client.send(client::get("s", "/")?).await?;
             assert_eq!(response.broken, None);
-            assert!(
-                response.body == pattern(0, LENGTH),
-                "{reply:?} over {:?}",
-                response.version
-            );
+            assert!(response.body == pattern(0, LENGTH), "{reply:?} over {:?}", response.version);
         }
     }
     Ok(())
@@ -121,10 +102,7 @@ async fn bodies_arrive_whole_in_every_framing_and_pace() -> Result {
 
 #[tokio::test]
 async fn trailers_and_interim_responses_are_sent() -> Result {
-    let reply = Reply::new(200)
-        .interim(103, "link", "</style.css>")
-        .body("x")
-        .trailer("x-sum", "7");
+    let reply = Reply::new(200).interim(103, "link", "</style.css>").body("x").trailer("x-sum", "7");
     let upstream = Upstream::start(reply).await?;
     for mut client in clients(&upstream).await? {
         let response = client.send(client::get("s", "/")?).await?;
@@ -141,10 +119,7 @@ async fn trailers_and_interim_responses_are_sent() -> Result {
 #[tokio::test]
 async fn a_body_that_breaks_off_is_visible() -> Result {
     let upstream = Upstream::start(200).await?;
-    for reply in [
-        Reply::new(200).huge(1000).reset_after(10),
-        Reply::new(200).huge(1000).truncate_after(10),
-    ] {
+    for reply in [Reply::new(200).huge(1000).reset_after(10), Reply::new(200).huge(1000).truncate_after(10)] {
         upstream.set(reply);
         for mut client in clients(&upstream).await? {
             let response = client.send(client::get("s", "/")?).await?;
@@ -174,10 +149,7 @@ async fn connections_end_as_told() -> Result {
     upstream.set(Answer::refuse());
     let mut client = Client::http2(upstream.address()).await?;
     let error = client.send(client::get("s", "/")?).await.unwrap_err();
-    assert!(
-        format!("{error:#?}").contains("REFUSED_STREAM"),
-        "{error:#?}"
-    );
+    assert!(format!("{error:#?}").contains("REFUSED_STREAM"), "{error:#?}");
 
     let closed = closed_address()?;
     assert!(Client::http1(closed).await.is_err());
@@ -206,10 +178,7 @@ async fn a_request_whose_client_leaves_is_counted_as_abandoned() -> Result {
             until(|| upstream.abandoned_count() == expected).await?;
         }
     }
-    assert_eq!(
-        (upstream.abandoned_count(), upstream.request_count()),
-        (6, 6)
-    );
+    assert_eq!((upstream.abandoned_count(), upstream.request_count()), (6, 6));
     Ok(())
 }
 
@@ -244,10 +213,7 @@ async fn what_is_not_http_is_refused_and_counted() -> Result {
     ];
     for (count, request) in (1..).zip(bad) {
         let answer = raw::exchange(upstream.address(), request).await?;
-        assert!(
-            answer.starts_with(b"HTTP/1.1 400 "),
-            "{request:?} got {answer:?}"
-        );
+        assert!(answer.starts_with(b"HTTP/1.1 400 "), "{request:?} got {answer:?}");
         assert_eq!(upstream.malformed_count(), count);
     }
     Ok(())
@@ -260,14 +226,8 @@ async fn chunked_requests_and_their_trailers_are_read() -> Result {
     let mut raw = Raw::connect(upstream.address()).await?;
     raw.send_slowly(request, Duration::ZERO).await?;
     let response = raw.read_response().await?;
-    assert_eq!(
-        (response.status, response.body),
-        (200, Bytes::from("abc0123456789"))
-    );
-    assert_eq!(
-        upstream.last().unwrap().trailers,
-        [("x-t".to_owned(), Bytes::from("v"))]
-    );
+    assert_eq!((response.status, response.body), (200, Bytes::from("abc0123456789")));
+    assert_eq!(upstream.last().unwrap().trailers, [("x-t".to_owned(), Bytes::from("v"))]);
 
     let pieces = || stream::iter(["ab", "cd"].map(|piece| io::Result::Ok(Bytes::from(piece))));
     for mut client in clients(&upstream).await? {
@@ -296,55 +256,28 @@ async fn a_stopped_upstream_can_come_back_on_its_port() -> Result {
 async fn grpc_echoes_in_all_four_ways() -> Result {
     let upstream = GrpcUpstream::start().await?;
     let mut client = EchoClient::connect(upstream.address(), "echo-service").await?;
-    let message = |message: &str| EchoRequest {
-        message: message.into(),
-        ..EchoRequest::default()
-    };
+    let message = |message: &str| EchoRequest { message: message.into(), ..EchoRequest::default() };
 
     let mut request = Request::new(message("one"));
-    request
-        .metadata_mut()
-        .insert("x-grpc-test-echo-initial", "first".parse()?);
+    request.metadata_mut().insert("x-grpc-test-echo-initial", "first".parse()?);
     let binary = MetadataValue::from_bytes(b"\x00\xff");
-    request
-        .metadata_mut()
-        .insert_bin("x-grpc-test-echo-trailing-bin", binary);
+    request.metadata_mut().insert_bin("x-grpc-test-echo-trailing-bin", binary);
     let response = client.unary(request).await?;
     assert_eq!(response.get_ref().message, "one");
-    assert_eq!(
-        response.metadata().get("x-grpc-test-echo-initial").unwrap(),
-        "first"
-    );
-    let trailing = response
-        .metadata()
-        .get_bin("x-grpc-test-echo-trailing-bin")
-        .unwrap();
+    assert_eq!(response.metadata().get("x-grpc-test-echo-initial").unwrap(), "first");
+    let trailing = response.metadata().get_bin("x-grpc-test-echo-trailing-bin").unwrap();
     assert_eq!(trailing.to_bytes()?, &b"\x00\xff"[..]);
 
-    let request = EchoRequest {
-        replies: 3,
-        code: 9,
-        status_message: "done".into(),
-        ..message("s")
-    };
-    let mut replies = client
-        .server_stream(Request::new(request))
-        .await?
-        .into_inner();
+    let request = EchoRequest { replies: 3, code: 9, status_message: "done".into(), ..message("s") };
+    let mut replies = client.server_stream(Request::new(request)).await?.into_inner();
     for sequence in 0..3 {
         assert_eq!(replies.message().await?.unwrap().sequence, sequence);
     }
     let status = replies.message().await.unwrap_err();
-    assert_eq!(
-        (status.code(), status.message()),
-        (Code::FailedPrecondition, "done")
-    );
+    assert_eq!((status.code(), status.message()), (Code::FailedPrecondition, "done"));
 
     let requests = stream::iter([message("a"), message("b")]);
-    let whole = client
-        .client_stream(Request::new(requests.clone()))
-        .await?
-        .into_inner();
+    let whole = client.client_stream(Request::new(requests.clone())).await?.into_inner();
     assert_eq!((whole.message.as_str(), whole.sequence), ("ab", 2));
 
     let mut replies = client.bidi(Request::new(requests)).await?.into_inner();
@@ -357,10 +290,7 @@ async fn grpc_echoes_in_all_four_ways() -> Result {
     assert_eq!(status.code(), Code::Unavailable);
     client.unary(Request::new(message("x"))).await?;
     assert_eq!((upstream.call_count(), upstream.connection_count()), (6, 1));
-    assert_eq!(
-        upstream.calls()[0].authority.as_deref(),
-        Some("echo-service")
-    );
+    assert_eq!(upstream.calls()[0].authority.as_deref(), Some("echo-service"));
     Ok(())
 }
 
@@ -393,14 +323,10 @@ async fn keys_survive_their_files_and_sign() -> Result {
     let jwk = key.public_jwk();
     let token = key.token(&json!({ "sub": "me" }))?;
     let (signed, signature) = token.rsplit_once('.').unwrap();
-    let public = RsaPublicKeyComponents {
-        n: decode(jwk["n"].as_str().unwrap())?,
-        e: decode(jwk["e"].as_str().unwrap())?,
-    };
+    let public =
+        RsaPublicKeyComponents { n: decode(jwk["n"].as_str().unwrap())?, e: decode(jwk["e"].as_str().unwrap())? };
     let signature = decode(signature)?;
     public.verify(&RSA_PKCS1_2048_8192_SHA256, signed.as_bytes(), &signature)?;
-    public
-        .verify(&RSA_PKCS1_2048_8192_SHA256, b"other", &signature)
-        .unwrap_err();
+    public.verify(&RSA_PKCS1_2048_8192_SHA256, b"other", &signature).unwrap_err();
     Ok(())
 }

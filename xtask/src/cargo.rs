@@ -25,27 +25,15 @@ pub struct Component {
 impl Workspace {
     pub fn load() -> Result<Self> {
         let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let root = manifest
-            .parent()
-            .context("xtask lies in no workspace")?
-            .to_path_buf();
+        let root = manifest.parent().context("xtask lies in no workspace")?.to_path_buf();
         let mut command = command(&root);
-        command
-            .args(["metadata", "--no-deps", "--format-version", "1"])
-            .stderr(Stdio::inherit());
+        command.args(["metadata", "--no-deps", "--format-version", "1"]).stderr(Stdio::inherit());
         let output = command.output().context("cannot start cargo")?;
-        ensure!(
-            output.status.success(),
-            "cargo metadata failed: is a Cargo.toml broken?"
-        );
+        ensure!(output.status.success(), "cargo metadata failed: is a Cargo.toml broken?");
         let metadata: Value = serde_json::from_slice(&output.stdout)?;
         let target = metadata.get("target_directory").and_then(Value::as_str);
         let target = PathBuf::from(target.context("cargo metadata names no target directory")?);
-        Ok(Self {
-            root,
-            target,
-            metadata,
-        })
+        Ok(Self { root, target, metadata })
     }
 
     /// The member crates in a directory of the workspace, which all have to be components; sorted.
@@ -63,10 +51,7 @@ impl Workspace {
                 let manifest = self.shown(manifest);
                 format!("{manifest}: a component needs [lib] crate-type = [\"cdylib\"]")
             })?;
-            components.push(Component {
-                package: text("name").to_owned(),
-                artifact,
-            });
+            components.push(Component { package: text("name").to_owned(), artifact });
         }
         components.sort_by(|one, other| one.package.cmp(&other.package));
         Ok(components)
@@ -75,11 +60,7 @@ impl Workspace {
     /// Runs cargo in the workspace; fails as cargo does.
     pub fn cargo<A: AsRef<str>>(&self, arguments: &[A]) -> Result<()> {
         let arguments: Vec<&str> = arguments.iter().map(AsRef::as_ref).collect();
-        let status = self
-            .cargo_command()
-            .args(&arguments)
-            .status()
-            .context("cannot start cargo")?;
+        let status = self.cargo_command().args(&arguments).status().context("cannot start cargo")?;
         if !status.success() {
             bail!("cargo {} failed ({status})", arguments.join(" "));
         }

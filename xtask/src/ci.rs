@@ -7,13 +7,6 @@ use crate::test;
 
 pub fn run(workspace: &Workspace) -> Result<()> {
     workspace.cargo(&["fmt", "--all", "--check"])?;
-    workspace.cargo(&[
-        "clippy",
-        "--workspace",
-        "--all-targets",
-        "--",
-        "--deny",
-        "warnings",
-    ])?;
+    workspace.cargo(&["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"])?;
     test::run(workspace, &[])
 }

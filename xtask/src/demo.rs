@@ -32,26 +32,10 @@ struct Sample {
 }
 
 const SAMPLES: [Sample; 4] = [
-    Sample {
-        name: "user-service",
-        port: 3201,
-        arguments: &["--flaky", "0.1"],
-    },
-    Sample {
-        name: "user-service",
-        port: 3202,
-        arguments: &["--flaky", "0.1", "--slow", "20"],
-    },
-    Sample {
-        name: "order-service",
-        port: 3301,
-        arguments: &["--flaky", "0.2"],
-    },
-    Sample {
-        name: "payment-service",
-        port: 3401,
-        arguments: &["--flaky", "0.1", "--resets", "0.05"],
-    },
+    Sample { name: "user-service", port: 3201, arguments: &["--flaky", "0.1"] },
+    Sample { name: "user-service", port: 3202, arguments: &["--flaky", "0.1", "--slow", "20"] },
+    Sample { name: "order-service", port: 3301, arguments: &["--flaky", "0.2"] },
+    Sample { name: "payment-service", port: 3401, arguments: &["--flaky", "0.1", "--resets", "0.05"] },
 ];
 
 const READY_WITHIN: Duration = Duration::from_secs(60);
@@ -88,12 +72,8 @@ pub fn run(workspace: &Workspace, duration: Option<Duration>) -> Result<()> {
 
     let mut processes = Processes::default();
     start(workspace, &mut processes, &log)?;
-    await_ready(&mut processes, &stop)
-        .with_context(|| format!("weir's log is {}", log.display()))?;
-    println!(
-        "{}",
-        WHAT_TO_TRY.replace("LOG", &workspace.shown(&log).to_string())
-    );
+    await_ready(&mut processes, &stop).with_context(|| format!("weir's log is {}", log.display()))?;
+    println!("{}", WHAT_TO_TRY.replace("LOG", &workspace.shown(&log).to_string()));
 
     let traffic = Traffic::start();
     let died = watch(&traffic, &mut processes, &stop, duration);
@@ -102,11 +82,7 @@ pub fn run(workspace: &Workspace, duration: Option<Duration>) -> Result<()> {
     processes.stop();
     println!("\nIn all: {report}{}", shown(counted));
     died?;
-    ensure!(
-        report.ok() > 0,
-        "no request succeeded; weir's log is {}",
-        log.display()
-    );
+    ensure!(report.ok() > 0, "no request succeeded; weir's log is {}", log.display());
     Ok(())
 }
 
@@ -116,29 +92,20 @@ const fn local(port: u16) -> SocketAddr {
 
 /// Before anything is built: a port that another program holds is said at once.
 fn require_free_ports() -> Result<()> {
-    let named = SAMPLES
-        .iter()
-        .map(|sample| (sample.name, local(sample.port)));
+    let named = SAMPLES.iter().map(|sample| (sample.name, local(sample.port)));
     for (name, address) in named.chain([("weir's proxy", PROXY), ("weir's admin pages", ADMIN)]) {
-        TcpListener::bind(address).with_context(|| {
-            format!("{name} needs {address}: end the program that listens there (another demo?)")
-        })?;
+        TcpListener::bind(address)
+            .with_context(|| format!("{name} needs {address}: end the program that listens there (another demo?)"))?;
     }
     Ok(())
 }
 
 /// Makes the keys and an empty log; returns the log.
 fn prepare(workspace: &Workspace) -> Result<PathBuf> {
-    let status = process::command(workspace, "demo-keys")
-        .arg("keys")
-        .status();
-    ensure!(
-        status.context("cannot start demo-keys")?.success(),
-        "demo-keys made no keys"
-    );
+    let status = process::command(workspace, "demo-keys").arg("keys").status();
+    ensure!(status.context("cannot start demo-keys")?.success(), "demo-keys made no keys");
     let directory = workspace.output("demo");
-    fs::create_dir_all(&directory)
-        .with_context(|| format!("cannot create {}", directory.display()))?;
+    fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
     Ok(directory.join("weir.log"))
 }
 
@@ -153,9 +120,7 @@ fn start(workspace: &Workspace, processes: &mut Processes, log: &PathBuf) -> Res
     }
     let output = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
     let mut weir = process::command(workspace, "weir");
-    weir.args(["run", "--config", "config.toml"])
-        .stdout(output.try_clone()?)
-        .stderr(output);
+    weir.args(["run", "--config", "config.toml"]).stdout(output.try_clone()?).stderr(output);
     processes.start("weir", weir)
 }
 
@@ -174,26 +139,14 @@ fn await_ready(processes: &mut Processes, stop: &AtomicBool) -> Result<()> {
 }
 
 /// Prints a line now and then until the time is up or a signal came; fails when a process ends by itself.
-fn watch(
-    traffic: &Traffic,
-    processes: &mut Processes,
-    stop: &AtomicBool,
-    duration: Option<Duration>,
-) -> Result<()> {
+fn watch(traffic: &Traffic, processes: &mut Processes, stop: &AtomicBool, duration: Option<Duration>) -> Result<()> {
     let started = Instant::now();
     let mut shown_at = started;
-    while !stop.load(Ordering::Relaxed)
-        && duration.is_none_or(|duration| started.elapsed() < duration)
-    {
+    while !stop.load(Ordering::Relaxed) && duration.is_none_or(|duration| started.elapsed() < duration) {
         processes.require_alive()?;
         if shown_at.elapsed() >= STATUS_EVERY {
             shown_at = Instant::now();
-            println!(
-                "{:4} s  {}{}",
-                started.elapsed().as_secs(),
-                traffic.report(),
-                shown(retries())
-            );
+            println!("{:4} s  {}{}", started.elapsed().as_secs(), traffic.report(), shown(retries()));
         }
         thread::sleep(LOOK_EVERY);
     }
@@ -203,16 +156,11 @@ fn watch(
 /// How many attempts beyond the first the proxy counts, if it says.
 fn retries() -> Option<u64> {
     let metrics = http::get(ADMIN, "/metrics").ok()?;
-    let samples = metrics
-        .body
-        .lines()
-        .filter(|line| line.starts_with("weir_retries_total"));
+    let samples = metrics.body.lines().filter(|line| line.starts_with("weir_retries_total"));
     let values = samples.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
     Some(values.sum::<f64>() as u64)
 }
 
 fn shown(retries: Option<u64>) -> String {
-    retries
-        .map(|retries| format!(", retried {retries}"))
-        .unwrap_or_default()
+    retries.map(|retries| format!(", retried {retries}")).unwrap_or_default()
 }

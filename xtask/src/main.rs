@@ -68,9 +68,6 @@ fn run(command: Command) -> Result<()> {
 fn build(workspace: &Workspace) -> Result<()> {
     wasm::build_plugins(workspace)?;
     workspace.cargo(&["build", "--release", "--package", "weir-host"])?;
-    println!(
-        "built {}",
-        workspace.shown(&workspace.target.join("release/weir"))
-    );
+    println!("built {}", workspace.shown(&workspace.target.join("release/weir")));
     Ok(())
 }

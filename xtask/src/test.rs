@@ -35,15 +35,9 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
         }
     }
     let status = tests.wait()?;
-    let Totals {
-        passed,
-        failed,
-        ignored,
-    } = totals;
+    let Totals { passed, failed, ignored } = totals;
     let seconds = started.elapsed().as_secs();
-    println!(
-        "xtask test: {passed} passed, {failed} failed, {ignored} ignored, {seconds} s with building"
-    );
+    println!("xtask test: {passed} passed, {failed} failed, {ignored} ignored, {seconds} s with building");
     if !status.success() {
         bail!("the tests failed ({status})");
     }
@@ -55,11 +49,7 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
 
 fn selects_packages(arguments: &[String]) -> bool {
     let for_cargo = arguments.iter().take_while(|argument| *argument != "--");
-    let mut names = for_cargo.map(|argument| {
-        argument
-            .split_once('=')
-            .map_or(argument.as_str(), |(name, _)| name)
-    });
+    let mut names = for_cargo.map(|argument| argument.split_once('=').map_or(argument.as_str(), |(name, _)| name));
     names.any(|name| matches!(name, "-p" | "--package" | "--manifest-path"))
 }
 
@@ -104,14 +94,7 @@ mod tests {
         ] {
             totals.add(line);
         }
-        assert_eq!(
-            totals,
-            Totals {
-                passed: 14,
-                failed: 1,
-                ignored: 1
-            }
-        );
+        assert_eq!(totals, Totals { passed: 14, failed: 1, ignored: 1 });
     }
 
     #[test]

@@ -28,23 +28,16 @@ fn build(workspace: &Workspace, groups: &[(&str, Vec<Component>)]) -> Result<()>
     install_target()?;
     let mut arguments = vec!["build", "--target", TARGET, "--profile", PROFILE];
     for (_, components) in groups {
-        arguments.extend(
-            components
-                .iter()
-                .flat_map(|component| ["--package", &component.package]),
-        );
+        arguments.extend(components.iter().flat_map(|component| ["--package", &component.package]));
     }
     workspace.cargo(&arguments)?;
     let built = workspace.target.join(TARGET).join(PROFILE);
     for (name, components) in groups {
         let directory = workspace.output(name);
-        fs::create_dir_all(&directory)
-            .with_context(|| format!("cannot create {}", directory.display()))?;
+        fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
         for component in components {
             let from = built.join(&component.artifact).with_extension("wasm");
-            let to = directory
-                .join(component.package.replace('_', "-"))
-                .with_extension("wasm");
+            let to = directory.join(component.package.replace('_', "-")).with_extension("wasm");
             if replace(&from, &to)? {
                 println!("built {}", workspace.shown(&to));
             }
@@ -71,18 +64,13 @@ fn install_target() -> Result<()> {
     const MISSING: &str = "rustc has no standard library for wasm32-wasip2, and rustup, which could add it, does \
         not run; install it with your toolchain's package manager";
     let mut rustc = Command::new("rustc");
-    let output = rustc
-        .args(["--print", "target-libdir", "--target", TARGET])
-        .output();
+    let output = rustc.args(["--print", "target-libdir", "--target", TARGET]).output();
     let output = output.context("cannot start rustc")?;
     let library = String::from_utf8_lossy(&output.stdout);
     if output.status.success() && Path::new(library.trim()).exists() {
         return Ok(());
     }
-    let status = Command::new("rustup")
-        .args(["target", "add", TARGET])
-        .status()
-        .context(MISSING)?;
+    let status = Command::new("rustup").args(["target", "add", TARGET]).status().context(MISSING)?;
     ensure!(status.success(), "rustup target add {TARGET} failed");
     Ok(())
 }

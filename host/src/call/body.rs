@@ -53,7 +53,16 @@ impl Upload {
     /// Keeps up to `keep` bytes for another attempt.
     pub fn new(incoming: Incoming, keep: Option<usize>) -> Self {
         let (size, ended) = (incoming.size_hint(), incoming.is_end_stream());
-        Self(Rc::new(RefCell::new(Source { incoming, size, kept: Vec::new(), trailers: None, room: keep, ended, bytes: 0, reader: 0 })))
+        Self(Rc::new(RefCell::new(Source {
+            incoming,
+            size,
+            kept: Vec::new(),
+            trailers: None,
+            room: keep,
+            ended,
+            bytes: 0,
+            reader: 0,
+        })))
     }
 
     /// Whether the body could be sent from its beginning once more.

@@ -98,12 +98,8 @@ fn set_forwarded(headers: &mut HeaderMap, origin: &Origin, target: &Target) {
     if origin.trusted {
         let hops = joined(headers.get_all(FORWARDED_FOR).iter().chain([address]), b", ");
         headers.insert(FORWARDED_FOR, hops.unwrap_or_else(|| address.clone()));
-        headers
-            .entry(FORWARDED_PROTO)
-            .or_insert(HeaderValue::from_static("http"));
-        headers
-            .entry(FORWARDED_HOST)
-            .or_insert_with(|| target.host_field().clone());
+        headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
+        headers.entry(FORWARDED_HOST).or_insert_with(|| target.host_field().clone());
         return;
     }
     let claims: Vec<_> = headers.keys().filter(|name| is_claim(name)).cloned().collect();
@@ -123,10 +119,7 @@ fn is_claim(name: &HeaderName) -> bool {
 
 /// Several values as one, without those that are empty.
 fn joined<'a>(values: impl Iterator<Item = &'a HeaderValue>, separator: &[u8]) -> Option<HeaderValue> {
-    let values: Vec<_> = values
-        .map(HeaderValue::as_bytes)
-        .filter(|value| !value.is_empty())
-        .collect();
+    let values: Vec<_> = values.map(HeaderValue::as_bytes).filter(|value| !value.is_empty()).collect();
     HeaderValue::from_bytes(&values.join(separator)).ok()
 }
 

@@ -89,11 +89,8 @@ mod tests {
     #[test]
     fn nobody_upgrades_to_http2_behind_the_proxys_back() {
         for upgrade in ["h2c", "H2C", "websocket, h2c", "h2c,websocket"] {
-            let asked = [
-                ("upgrade", upgrade),
-                ("connection", "upgrade, http2-settings"),
-                ("http2-settings", "AAMAAABk"),
-            ];
+            let asked =
+                [("upgrade", upgrade), ("connection", "upgrade, http2-settings"), ("http2-settings", "AAMAAABk")];
             assert_eq!(upgrade_of(&parts(Version::HTTP_11, &asked)), None, "{upgrade}");
         }
         let twice = [("upgrade", "websocket"), ("upgrade", "h2c"), ("connection", "upgrade")];

@@ -44,7 +44,12 @@ impl From<Failed> for ProxyError {
 
 impl Walk<'_> {
     /// Sends one attempt and waits for the head of the answer, no longer than the attempt may take.
-    pub(super) async fn send(&self, exchange: &Exchange, endpoint: &Endpoint, parts: Parts) -> Result<Response<Read>, Failed> {
+    pub(super) async fn send(
+        &self,
+        exchange: &Exchange,
+        endpoint: &Endpoint,
+        parts: Parts,
+    ) -> Result<Response<Read>, Failed> {
         let limit = match (exchange.attempt_timeout, exchange.remaining()) {
             (Some(timeout), Some(remaining)) => Some(timeout.min(remaining)),
             (timeout, remaining) => timeout.or(remaining),
@@ -56,7 +61,11 @@ impl Walk<'_> {
             let sent = self.send_on_some_connection(exchange, endpoint, parts).await?;
             let mut response = sent.map(Read::from);
             if self.caller.grpc {
-                let broke = |error| Failed { failure: FailureKind::Reset, reached: true, message: format!("{} broke off: {error}", endpoint.address) };
+                let broke = |error| Failed {
+                    failure: FailureKind::Reset,
+                    reached: true,
+                    message: format!("{} broke off: {error}", endpoint.address),
+                };
                 poll_fn(|context| Poll::Ready(response.body_mut().peek(context))).await.map_err(broke)?;
             }
             Ok(response)
@@ -64,13 +73,22 @@ impl Walk<'_> {
         let Some(limit) = limit else { return send.await };
         match tokio::time::timeout(limit, send).await {
             Ok(sent) => sent,
-            Err(_) => Err(Failed { failure: FailureKind::Timeout, reached: true, message: format!("{} did not answer within {}", endpoint.address, shown(limit)) }),
+            Err(_) => Err(Failed {
+                failure: FailureKind::Timeout,
+                reached: true,
+                message: format!("{} did not answer within {}", endpoint.address, shown(limit)),
+            }),
         }
     }
 
     /// An endpoint may close an idle connection just as it is used again. That says nothing about the endpoint, so what
     /// can be repeated is sent once more, as the same attempt.
-    async fn send_on_some_connection(&self, exchange: &Exchange, endpoint: &Endpoint, parts: Parts) -> Result<Response<UpstreamBody>, SendError> {
+    async fn send_on_some_connection(
+        &self,
+        exchange: &Exchange,
+        endpoint: &Endpoint,
+        parts: Parts,
+    ) -> Result<Response<UpstreamBody>, SendError> {
         let (clients, service) = (&self.worker.clients, &exchange.service);
         let options = **service.options.load();
         let hop = Hop {
@@ -80,10 +98,14 @@ impl Walk<'_> {
             strip_prefix: self.route.strip_prefix.as_deref(),
             left: exchange.remaining(),
         };
-        let request = |parts: Parts| -> Request<RequestBody> { Request::from_parts(to_upstream(parts, &hop), self.upload.attempt()) };
+        let request = |parts: Parts| -> Request<RequestBody> {
+            Request::from_parts(to_upstream(parts, &hop), self.upload.attempt())
+        };
         let spare = request::is_repeatable(&parts.method, &parts.headers).then(|| parts.clone());
         match (clients.send(&service.name, endpoint, &options, request(parts)).await, spare) {
-            (Err(SendError { reused: true, failure: SendFailure::Reset, .. }), Some(spare)) if self.upload.is_replayable() => {
+            (Err(SendError { reused: true, failure: SendFailure::Reset, .. }), Some(spare))
+                if self.upload.is_replayable() =>
+            {
                 clients.send_fresh(&service.name, endpoint, &options, request(spare)).await
             }
             (sent, _) => sent,

@@ -71,7 +71,11 @@ pub fn respond(
         return refuse(exchange, ErrorKind::Protocol, "the endpoint switched protocols, which nobody had asked for");
     };
     if connection.switch.as_ref().is_some_and(|switch| switch.passthrough().is_err()) {
-        return refuse(exchange, ErrorKind::BadRequest, "bytes that are not HTTP came before the protocol was switched");
+        return refuse(
+            exchange,
+            ErrorKind::BadRequest,
+            "bytes that are not HTTP came before the protocol was switched",
+        );
     }
     let dialled = response.extensions_mut().remove::<Dialled>();
     let dialled = dialled.and_then(|Dialled(stream)| stream.lock().unwrap_or_else(PoisonError::into_inner).take());

@@ -15,7 +15,9 @@ use http::{HeaderMap, StatusCode};
 impl Walk<'_> {
     /// Shows the request's body to the policies that asked for it.
     pub(super) async fn request_body(&self, exchange: &mut Exchange, parts: &mut Parts) -> Result<(), Refusal> {
-        let Some(limit) = self.chain.body_limit().filter(|_| !self.caller.grpc && !self.upload.is_empty()) else { return Ok(()) };
+        let Some(limit) = self.chain.body_limit().filter(|_| !self.caller.grpc && !self.upload.is_empty()) else {
+            return Ok(());
+        };
         let whole = self.in_time(exchange, self.upload.whole(limit)).await;
         let whole = whole.map_err(|error| {
             if !matches!(error, BodyError::Deadline) && !self.connection.is_malformed() {
@@ -36,7 +38,10 @@ impl Walk<'_> {
         let (Some(limit), Answer::Relayed(response, _)) = (self.chain.body_limit(), answer) else { return Ok(()) };
         let is_stream = self.caller.grpc
             || response.status() == StatusCode::SWITCHING_PROTOCOLS
-            || response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
+            || response
+                .headers()
+                .get(CONTENT_TYPE)
+                .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
         if is_stream || response.body().is_empty() {
             return Ok(());
         }

@@ -1,8 +1,8 @@
 //! A policy on one worker: its instance, and what becomes of it.
 
-use crate::plugin::{Policy, SETUP_CPU};
 use crate::plugin::bindings::{Hook, HookSet, Hooks, types};
 use crate::plugin::instance::{ConfigureError, HookError, Instance};
+use crate::plugin::{Policy, SETUP_CPU};
 use crate::service::Service;
 use crate::telemetry::metrics::handles::HookMetrics;
 use std::cell::{Cell, RefCell};
@@ -46,12 +46,18 @@ impl BoundPolicy {
     pub fn new(policy: Arc<Policy>) -> Self {
         let mut calls = HookSet::default();
         if let Ok(plugin) = &policy.plugin {
-            for hook in Hook::ALL.into_iter().filter(|hook| plugin.hooks.has(*hook) && !occasion(*hook).is_some_and(|occasion| policy.needs.skips(occasion))) {
+            for hook in Hook::ALL.into_iter().filter(|hook| {
+                plugin.hooks.has(*hook) && !occasion(*hook).is_some_and(|occasion| policy.needs.skips(occasion))
+            }) {
                 calls.insert(hook);
             }
         }
         let metrics = &policy.context.telemetry.metrics;
-        let metrics = Hook::ALL.into_iter().filter(|hook| calls.has(*hook)).map(|hook| (hook, metrics.hook(&policy.name, hook.name()))).collect();
+        let metrics = Hook::ALL
+            .into_iter()
+            .filter(|hook| calls.has(*hook))
+            .map(|hook| (hook, metrics.hook(&policy.name, hook.name())))
+            .collect();
         Self { policy, calls, slot: RefCell::default(), ticked: Cell::new(None), metrics }
     }
 
@@ -82,7 +88,9 @@ impl BoundPolicy {
     /// Calls `tick` if it is time. Errors are logged: there is no exchange to fail.
     pub fn tick(&self, now: Instant) {
         let Some(every) = self.policy.plugin.as_ref().ok().and_then(|plugin| plugin.description.tick) else { return };
-        if !self.calls.has(Hook::Tick) || self.ticked.get().is_some_and(|last| now.saturating_duration_since(last) < every) {
+        if !self.calls.has(Hook::Tick)
+            || self.ticked.get().is_some_and(|last| now.saturating_duration_since(last) < every)
+        {
             return;
         }
         self.ticked.set(Some(now));
@@ -188,7 +196,13 @@ impl BoundPolicy {
         let Ok(plugin) = &self.policy.plugin else { return };
         self.policy.context.telemetry.metrics.traps(&plugin.name).inc();
         plugin.count_trap(message);
-        tracing::warn!(policy = &*self.policy.name, plugin = &*plugin.name, generation = plugin.generation, hook = hook.name(), "instance thrown away: {message}");
+        tracing::warn!(
+            policy = &*self.policy.name,
+            plugin = &*plugin.name,
+            generation = plugin.generation,
+            hook = hook.name(),
+            "instance thrown away: {message}"
+        );
     }
 }
 
@@ -198,7 +212,11 @@ impl Slot {
             let plugin = policy.plugin.as_ref().map_err(Clone::clone)?;
             let (instance, _) = Instance::new(policy, plugin).map_err(|error| match error {
                 ConfigureError::Broken(why) => why,
-                ConfigureError::Problems(problems) => problems.into_iter().map(|(pointer, message)| format!("{pointer} {message}")).collect::<Vec<_>>().join("; "),
+                ConfigureError::Problems(problems) => problems
+                    .into_iter()
+                    .map(|(pointer, message)| format!("{pointer} {message}"))
+                    .collect::<Vec<_>>()
+                    .join("; "),
             })?;
             self.instance = Some(instance);
         }

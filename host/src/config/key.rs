@@ -70,9 +70,7 @@ impl KeySource {
     /// The file to read.
     pub fn file(&self) -> &Path {
         match self {
-            Self::Private(key) | Self::Public(key) | Self::Secret(key) | Self::Jwks(key) => {
-                &key.file
-            }
+            Self::Private(key) | Self::Public(key) | Self::Secret(key) | Self::Jwks(key) => &key.file,
         }
     }
 }
@@ -89,35 +87,25 @@ pub(super) fn key(name: &str, value: &Value<'_>) -> Option<Key> {
         let kid = fields.optional("kid", string);
         let (source, at) = source(fields)?;
         let suits = match (&source, algorithm) {
-            (KeySource::Private(_) | KeySource::Public(_), Some(Algorithm::HS256)) => Err((
-                "HS256 has no private and public key",
-                "write secret = { file = \"…\" }",
-            )),
+            (KeySource::Private(_) | KeySource::Public(_), Some(Algorithm::HS256)) => {
+                Err(("HS256 has no private and public key", "write secret = { file = \"…\" }"))
+            }
             (KeySource::Secret(_), None) => Ok(Some(Algorithm::HS256)),
-            (KeySource::Secret(_), Some(other)) if other != Algorithm::HS256 => Err((
-                "a secret is for HS256 only",
-                "write private = { file = \"…\" }",
-            )),
+            (KeySource::Secret(_), Some(other)) if other != Algorithm::HS256 => {
+                Err(("a secret is for HS256 only", "write private = { file = \"…\" }"))
+            }
             (_, algorithm) => Ok(algorithm),
         };
         let algorithm = match suits {
             Ok(algorithm) => algorithm,
             Err((message, hint)) => {
-                fields
-                    .reader
-                    .report(fields.at_key("algorithm"), message, hint);
+                fields.reader.report(fields.at_key("algorithm"), message, hint);
                 return None;
             }
         };
         let mut positions = Positions::default();
         positions.note("/file", at);
-        Some(Key {
-            name: name.to_owned(),
-            algorithm,
-            source,
-            kid,
-            positions,
-        })
+        Some(Key { name: name.to_owned(), algorithm, source, kid, positions })
     })
 }
 
@@ -142,17 +130,12 @@ fn source(fields: &mut Fields<'_>) -> Option<(KeySource, Position)> {
         }
     }
     match given.as_slice() {
-        [] => fields.fail(
-            "the key has no source",
-            "write one of private, public, secret, jwks = { file = \"…\" }",
-        ),
+        [] => fields.fail("the key has no source", "write one of private, public, secret, jwks = { file = \"…\" }"),
         [_] => source,
         [(first, _), others @ ..] => {
             for (other, at) in others {
                 let message = format!("the key has both {first} and {other}");
-                fields
-                    .reader
-                    .report(*at, message, "keep one; another source is another [key.…]");
+                fields.reader.report(*at, message, "keep one; another source is another [key.…]");
             }
             None
         }
@@ -163,10 +146,7 @@ fn source(fields: &mut Fields<'_>) -> Option<(KeySource, Position)> {
 fn key_path(value: &Value<'_>) -> Option<PathBuf> {
     let file = path(value)?;
     if file.to_string_lossy().contains(['\n', '\r']) {
-        return value.fail(
-            "not the name of a file",
-            "put the key in a file of its own and name that file here",
-        );
+        return value.fail("not the name of a file", "put the key in a file of its own and name that file here");
     }
     Some(file)
 }

@@ -47,30 +47,19 @@ pub(super) fn broker(fields: &mut Fields<'_>) -> Option<Broker> {
     let (directory, url) = match kind {
         Some(BrokerKind::Embedded) => (fields.required("directory", path), None),
         Some(_) => (None, fields.required("url", url)),
-        None => (
-            fields.optional("directory", path),
-            fields.optional("url", url),
-        ),
+        None => (fields.optional("directory", path), fields.optional("url", url)),
     };
-    Some(Broker {
-        name: name?,
-        kind: kind?,
-        directory,
-        url,
-    })
+    Some(Broker { name: name?, kind: kind?, directory, url })
 }
 
 fn url(value: &Value<'_>) -> Option<String> {
     let url = string(value)?;
-    let authority = url
-        .split_once("://")
-        .and_then(|(_, rest)| rest.split('/').next());
+    let authority = url.split_once("://").and_then(|(_, rest)| rest.split('/').next());
     match authority {
         None | Some("") => value.fail("not a URL", "write it as in \"amqp://127.0.0.1:5672\""),
-        Some(authority) if authority.contains('@') => value.fail(
-            "the URL holds a user or password",
-            "this file is no place for secrets: leave them out",
-        ),
+        Some(authority) if authority.contains('@') => {
+            value.fail("the URL holds a user or password", "this file is no place for secrets: leave them out")
+        }
         Some(_) => Some(url),
     }
 }
@@ -93,12 +82,7 @@ pub(super) fn channel(fields: &mut Fields<'_>) -> Option<Channel> {
     let broker = fields.required("broker", reference(Kind::Broker));
     let destination = fields.required("destination", string);
     let chain = fields.optional("chain", reference(Kind::Chain));
-    Some(Channel {
-        name: name?,
-        broker: broker?,
-        destination: destination?,
-        chain,
-    })
+    Some(Channel { name: name?, broker: broker?, destination: destination?, chain })
 }
 
 /// `[[subscription]]`: a channel handed to a consumer service.
@@ -125,12 +109,5 @@ pub(super) fn subscription(fields: &mut Fields<'_>) -> Option<Subscription> {
     let concurrency = fields.or("concurrency", 1, integer(1..=10_000));
     let max_attempts = fields.or("max-attempts", 5, integer(1..=1000));
     let dead_letter = fields.optional("dead-letter", string);
-    Some(Subscription {
-        channel: channel?,
-        service: service?,
-        path: path?,
-        concurrency,
-        max_attempts,
-        dead_letter,
-    })
+    Some(Subscription { channel: channel?, service: service?, path: path?, concurrency, max_attempts, dead_letter })
 }

@@ -59,15 +59,14 @@ impl Names {
 
     /// Every reference to a name that nothing defines: place, message, hint.
     pub(super) fn unresolved(&self) -> impl Iterator<Item = (Position, String, String)> {
-        self.used
-            .iter()
-            .filter(|(kind, name, _)| !self.defined.contains_key(&(*kind, name.clone())))
-            .map(|(kind, name, at)| {
+        self.used.iter().filter(|(kind, name, _)| !self.defined.contains_key(&(*kind, name.clone()))).map(
+            |(kind, name, at)| {
                 let known = self.defined.keys().filter(|(k, _)| k == kind);
                 let hint = suggest(name, known.map(|(_, name)| name.as_str()))
                     .unwrap_or_else(|| format!("the file defines no {kind}"));
                 (*at, format!("unknown {kind} {name:?}"), hint)
-            })
+            },
+        )
     }
 }
 
@@ -90,12 +89,7 @@ pub(super) fn suggest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> O
         .iter()
         .take(MOST_COMPARED)
         .filter(|name| name.len() <= LONGEST_COMPARED && word.len() <= LONGEST_COMPARED)
-        .map(|name| {
-            (
-                strsim::damerau_levenshtein(&word.to_lowercase(), &name.to_lowercase()),
-                name,
-            )
-        })
+        .map(|name| (strsim::damerau_levenshtein(&word.to_lowercase(), &name.to_lowercase()), name))
         .filter(|(distance, _)| *distance <= tolerance)
         .min();
     match closest {
@@ -103,11 +97,7 @@ pub(super) fn suggest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> O
         None if known.is_empty() => None,
         None => {
             let listed: Vec<&str> = known.iter().copied().take(LONGEST_LIST).collect();
-            let more = if known.len() > LONGEST_LIST {
-                ", …"
-            } else {
-                ""
-            };
+            let more = if known.len() > LONGEST_LIST { ", …" } else { "" };
             Some(format!("known here: {}{more}", listed.join(", ")))
         }
     }

@@ -57,10 +57,7 @@ pub struct PolicyLimits {
 
 impl Default for PolicyLimits {
     fn default() -> Self {
-        Self {
-            cpu: Duration::from_millis(5),
-            memory: 16 * 1024 * 1024,
-        }
+        Self { cpu: Duration::from_millis(5), memory: 16 * 1024 * 1024 }
     }
 }
 
@@ -112,11 +109,7 @@ fn limits(fields: &mut Fields<'_>) -> Option<PolicyLimits> {
     let default = PolicyLimits::default();
     Some(PolicyLimits {
         cpu: fields.or("cpu", default.cpu, cpu),
-        memory: fields.or(
-            "memory",
-            default.memory,
-            size(64 * 1024..=4 * 1024 * 1024 * 1024),
-        ),
+        memory: fields.or("memory", default.memory, size(64 * 1024..=4 * 1024 * 1024 * 1024)),
     })
 }
 
@@ -145,22 +138,11 @@ fn json(value: &Value<'_>, pointer: &str, positions: &mut Positions) -> Option<J
         DeValue::Datetime(date) => Some(Json::from(date.to_string())),
         DeValue::Integer(integer) => match i64::from_str_radix(integer.as_str(), integer.radix()) {
             Ok(number) => Some(Json::from(number)),
-            Err(_) => value.fail(
-                format!("{integer} is out of range"),
-                "an integer has 64 bits",
-            ),
+            Err(_) => value.fail(format!("{integer} is out of range"), "an integer has 64 bits"),
         },
-        DeValue::Float(float) => match float
-            .as_str()
-            .parse::<f64>()
-            .ok()
-            .and_then(serde_json::Number::from_f64)
-        {
+        DeValue::Float(float) => match float.as_str().parse::<f64>().ok().and_then(serde_json::Number::from_f64) {
             Some(number) => Some(Json::Number(number)),
-            None => value.fail(
-                format!("{} is not a number a policy can take", float.as_str()),
-                "",
-            ),
+            None => value.fail(format!("{} is not a number a policy can take", float.as_str()), ""),
         },
         DeValue::Array(_) => {
             let mut array = Vec::new();
@@ -176,8 +158,7 @@ fn json(value: &Value<'_>, pointer: &str, positions: &mut Positions) -> Option<J
             for (key, at, member) in value.entries()? {
                 let pointer = format!("{pointer}/{}", key.replace('~', "~0").replace('/', "~1"));
                 positions.note(&pointer, at);
-                object
-                    .extend(json(&member, &pointer, positions).map(|json| (key.to_owned(), json)));
+                object.extend(json(&member, &pointer, positions).map(|json| (key.to_owned(), json)));
             }
             Some(Json::Object(object))
         }
@@ -187,18 +168,12 @@ fn json(value: &Value<'_>, pointer: &str, positions: &mut Positions) -> Option<J
 /// One entry of `[chain]`: names of policies, none twice.
 pub(super) fn chain(_: &str, value: &Value<'_>) -> Option<Vec<String>> {
     let mut chain = Vec::new();
-    for item in value.items(
-        "an array of policy names",
-        "write it as in [\"trace\", \"retry\"]",
-    )? {
+    for item in value.items("an array of policy names", "write it as in [\"trace\", \"retry\"]")? {
         let Some(policy) = reference(Kind::Policy)(&item) else {
             continue;
         };
         if chain.contains(&policy) {
-            item.fail::<()>(
-                format!("policy {policy:?} is in this chain already"),
-                "name it once",
-            );
+            item.fail::<()>(format!("policy {policy:?} is in this chain already"), "name it once");
         }
         chain.push(policy);
     }

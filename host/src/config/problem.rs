@@ -30,13 +30,7 @@ pub struct Problem {
 
 impl Problem {
     pub fn new(file: &Path, at: Position, message: impl Into<String>) -> Self {
-        Self {
-            file: file.to_owned(),
-            line: at.line,
-            column: at.column,
-            message: message.into(),
-            hint: None,
-        }
+        Self { file: file.to_owned(), line: at.line, column: at.column, message: message.into(), hint: None }
     }
 
     /// Adds what the reader of the problem may do about it.

@@ -41,10 +41,7 @@ impl<'a> Reader<'a> {
         let start = self.lines.get(line.saturating_sub(1)).copied().unwrap_or(0);
         let before = self.text.get(start..offset).unwrap_or_default();
         let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        Position {
-            line: number(line),
-            column: number(before.chars().count() + 1),
-        }
+        Position { line: number(line), column: number(before.chars().count() + 1) }
     }
 
     pub(super) fn report(&self, at: Position, message: impl Into<String>, hint: impl Into<String>) {
@@ -115,11 +112,7 @@ impl<'a> Value<'a> {
         let Some(array) = self.node.get_ref().as_array() else {
             return self.mistyped(expected, hint);
         };
-        let item = |(index, node)| Value {
-            reader: self.reader,
-            node,
-            label: format!("{}[{index}]", self.label),
-        };
+        let item = |(index, node)| Value { reader: self.reader, node, label: format!("{}[{index}]", self.label) };
         Some(array.iter().enumerate().map(item).collect())
     }
 
@@ -130,11 +123,7 @@ impl<'a> Value<'a> {
         };
         let entry = |(key, node): (&'a toml::Spanned<_>, &'a Node<'a>)| {
             let name: &'a std::borrow::Cow<'a, str> = key.get_ref();
-            let value = Value {
-                reader: self.reader,
-                node,
-                label: join(&self.label, name),
-            };
+            let value = Value { reader: self.reader, node, label: join(&self.label, name) };
             (name.as_ref(), self.reader.position(key.span().start), value)
         };
         Some(table.iter().map(entry).collect())
@@ -145,13 +134,8 @@ impl<'a> Value<'a> {
         let Some(table) = self.node.get_ref().as_table() else {
             return self.mistyped("a table", "");
         };
-        let mut fields = Fields {
-            reader: self.reader,
-            table,
-            at: self.at(),
-            label: self.label.clone(),
-            known: Vec::new(),
-        };
+        let mut fields =
+            Fields { reader: self.reader, table, at: self.at(), label: self.label.clone(), known: Vec::new() };
         let result = read(&mut fields);
         fields.report_unknown();
         result
@@ -169,19 +153,9 @@ pub(super) struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     /// Reads the whole file.
-    pub(super) fn of_file<T>(
-        reader: &'a Reader<'a>,
-        table: &'a DeTable<'a>,
-        read: impl FnOnce(&mut Self) -> T,
-    ) -> T {
+    pub(super) fn of_file<T>(reader: &'a Reader<'a>, table: &'a DeTable<'a>, read: impl FnOnce(&mut Self) -> T) -> T {
         let at = Position { line: 1, column: 1 };
-        let mut fields = Self {
-            reader,
-            table,
-            at,
-            label: String::new(),
-            known: Vec::new(),
-        };
+        let mut fields = Self { reader, table, at, label: String::new(), known: Vec::new() };
         let result = read(&mut fields);
         fields.report_unknown();
         result
@@ -203,35 +177,18 @@ impl<'a> Fields<'a> {
     pub(super) fn value(&mut self, key: &'static str) -> Option<Value<'a>> {
         self.known.push(key);
         let node = self.table.get(key)?;
-        Some(Value {
-            reader: self.reader,
-            node,
-            label: join(&self.label, key),
-        })
+        Some(Value { reader: self.reader, node, label: join(&self.label, key) })
     }
 
-    pub(super) fn optional<T>(
-        &mut self,
-        key: &'static str,
-        read: impl FnOnce(&Value<'a>) -> Option<T>,
-    ) -> Option<T> {
+    pub(super) fn optional<T>(&mut self, key: &'static str, read: impl FnOnce(&Value<'a>) -> Option<T>) -> Option<T> {
         read(&self.value(key)?)
     }
 
-    pub(super) fn or<T>(
-        &mut self,
-        key: &'static str,
-        default: T,
-        read: impl FnOnce(&Value<'a>) -> Option<T>,
-    ) -> T {
+    pub(super) fn or<T>(&mut self, key: &'static str, default: T, read: impl FnOnce(&Value<'a>) -> Option<T>) -> T {
         self.optional(key, read).unwrap_or(default)
     }
 
-    pub(super) fn required<T>(
-        &mut self,
-        key: &'static str,
-        read: impl FnOnce(&Value<'a>) -> Option<T>,
-    ) -> Option<T> {
+    pub(super) fn required<T>(&mut self, key: &'static str, read: impl FnOnce(&Value<'a>) -> Option<T>) -> Option<T> {
         match self.value(key) {
             Some(value) => read(&value),
             None => self.fail(format!("missing key {key:?} in {}", self.label), ""),
@@ -252,11 +209,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Reads the one table `[key]`, or takes its defaults.
-    pub(super) fn section<T: Default>(
-        &mut self,
-        key: &'static str,
-        read: impl FnOnce(&mut Self) -> Option<T>,
-    ) -> T {
+    pub(super) fn section<T: Default>(&mut self, key: &'static str, read: impl FnOnce(&mut Self) -> Option<T>) -> T {
         let Some(mut value) = self.value(key) else {
             return T::default();
         };
@@ -265,17 +218,10 @@ impl<'a> Fields<'a> {
     }
 
     /// Reads every table `[[key]]`.
-    pub(super) fn each<T>(
-        &mut self,
-        key: &'static str,
-        mut read: impl FnMut(&mut Self) -> Option<T>,
-    ) -> Vec<T> {
+    pub(super) fn each<T>(&mut self, key: &'static str, mut read: impl FnMut(&mut Self) -> Option<T>) -> Vec<T> {
         let hint = format!("write [[{key}]] in double brackets: there may be several");
         let items = self.optional(key, |value| value.items("an array of tables", &hint));
-        let labelled = items.into_iter().flatten().map(|item| Value {
-            label: format!("[[{key}]]"),
-            ..item
-        });
+        let labelled = items.into_iter().flatten().map(|item| Value { label: format!("[[{key}]]"), ..item });
         labelled.filter_map(|item| item.fields(&mut read)).collect()
     }
 
@@ -298,8 +244,7 @@ impl<'a> Fields<'a> {
             };
             self.reader.define(kind, name, at);
             if let Err(message) = values::check_name(name) {
-                self.reader
-                    .report(at, format!("{kind} {name:?}: {message}"), values::NAME_HINT);
+                self.reader.report(at, format!("{kind} {name:?}: {message}"), values::NAME_HINT);
             }
             Some((name.to_owned(), read(name, &value)?))
         };
@@ -307,20 +252,11 @@ impl<'a> Fields<'a> {
     }
 
     fn report_unknown(&self) {
-        let place = if self.label.is_empty() {
-            String::new()
-        } else {
-            format!(" in {}", self.label)
-        };
-        for key in self
-            .table
-            .keys()
-            .filter(|key| !self.known.iter().any(|known| known == key.get_ref()))
-        {
+        let place = if self.label.is_empty() { String::new() } else { format!(" in {}", self.label) };
+        for key in self.table.keys().filter(|key| !self.known.iter().any(|known| known == key.get_ref())) {
             let hint = suggest(key.get_ref(), self.known.iter().copied()).unwrap_or_default();
             let message = format!("unknown key {:?}{place}", key.get_ref());
-            self.reader
-                .report(self.reader.position(key.span().start), message, hint);
+            self.reader.report(self.reader.position(key.span().start), message, hint);
         }
     }
 }

@@ -36,10 +36,7 @@ pub struct Route {
     #[serde(serialize_with = "show::timeout")]
     pub timeout: Option<Duration>,
     /// For each attempt; `None` leaves an attempt all the time that the exchange has.
-    #[serde(
-        skip_serializing_if = "Option::is_none",
-        serialize_with = "show::optional_duration"
-    )]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "show::optional_duration")]
     pub attempt_timeout: Option<Duration>,
 }
 
@@ -57,10 +54,7 @@ pub struct Match {
     #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "show::each")]
     pub methods: Vec<Method>,
     /// Fields that must have exactly these values; no name twice.
-    #[serde(
-        skip_serializing_if = "Vec::is_empty",
-        serialize_with = "show::headers"
-    )]
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "show::headers")]
     pub headers: Vec<(HeaderName, String)>,
 }
 
@@ -80,15 +74,7 @@ pub(super) fn route(fields: &mut Fields<'_>) -> Option<Route> {
     let rewrite = fields.optional("rewrite", table(rewrite));
     let timeout = fields.or("timeout", Some(DEFAULT_TIMEOUT), deadline);
     let attempt_timeout = fields.optional("attempt-timeout", super::values::timeout);
-    Some(Route {
-        listener,
-        matcher,
-        service: service?,
-        chain,
-        rewrite,
-        timeout,
-        attempt_timeout,
-    })
+    Some(Route { listener, matcher, service: service?, chain, rewrite, timeout, attempt_timeout })
 }
 
 fn matcher(fields: &mut Fields<'_>) -> Option<Match> {
@@ -112,10 +98,7 @@ fn deadline(value: &Value<'_>) -> Option<Option<Duration>> {
     }
     let timeout = duration(value)?;
     if timeout.is_zero() {
-        return value.fail(
-            "a timeout of zero would fail every call",
-            "write \"none\" to set no deadline",
-        );
+        return value.fail("a timeout of zero would fail every call", "write \"none\" to set no deadline");
     }
     Some(Some(timeout))
 }
@@ -126,8 +109,7 @@ fn host(value: &Value<'_>) -> Option<String> {
     let authority = match name.parse::<Authority>() {
         Ok(authority) if !name.contains(['*', '@', '%']) => authority,
         _ => {
-            let hint =
-                "write a name as in \"user-service\", or \"*.example.com\" for every name below";
+            let hint = "write a name as in \"user-service\", or \"*.example.com\" for every name below";
             return value.fail(format!("{host:?} is not a host"), hint);
         }
     };
@@ -140,34 +122,22 @@ fn host(value: &Value<'_>) -> Option<String> {
 
 fn methods(value: &Value<'_>) -> Option<Vec<Method>> {
     let methods = list(method)(value)?;
-    let listed = value
-        .node
-        .get_ref()
-        .as_array()
-        .map_or(0, |array| array.len());
+    let listed = value.node.get_ref().as_array().map_or(0, |array| array.len());
     if listed == 0 {
-        return value.fail(
-            "no method would match",
-            "leave the key out to match every method",
-        );
+        return value.fail("no method would match", "leave the key out to match every method");
     }
     Some(methods)
 }
 
 fn method(value: &Value<'_>) -> Option<Method> {
-    const STANDARD: [&str; 9] = [
-        "CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE",
-    ];
+    const STANDARD: [&str; 9] = ["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"];
     let word = string(value)?;
     // Methods are case-sensitive (RFC 9110, 9.1): "get" is valid, and no client means it.
-    let miswritten = word.bytes().any(|byte| byte.is_ascii_lowercase())
-        && STANDARD.contains(&word.to_ascii_uppercase().as_str());
+    let miswritten =
+        word.bytes().any(|byte| byte.is_ascii_lowercase()) && STANDARD.contains(&word.to_ascii_uppercase().as_str());
     match Method::from_bytes(word.as_bytes()) {
         Ok(method) if !miswritten => Some(method),
-        _ => value.fail(
-            format!("{word:?} is not a method"),
-            suggest(&word, STANDARD.into_iter()).unwrap_or_default(),
-        ),
+        _ => value.fail(format!("{word:?} is not a method"), suggest(&word, STANDARD.into_iter()).unwrap_or_default()),
     }
 }
 
@@ -175,27 +145,16 @@ fn headers(value: &Value<'_>) -> Option<Vec<(HeaderName, String)>> {
     let mut headers: Vec<(HeaderName, String)> = Vec::new();
     for (key, at, value) in value.entries()? {
         let Ok(name) = key.parse::<HeaderName>() else {
-            value.reader.report(
-                at,
-                format!("{key:?} is not a header name"),
-                "write it as in \"x-canary\"",
-            );
+            value.reader.report(at, format!("{key:?} is not a header name"), "write it as in \"x-canary\"");
             continue;
         };
         let Some(wanted) = string(&value) else {
             continue;
         };
         if HeaderValue::from_str(&wanted).is_err() {
-            value.fail::<()>(
-                "not a header value",
-                "a header value has no control characters",
-            );
+            value.fail::<()>("not a header value", "a header value has no control characters");
         } else if headers.iter().any(|(other, _)| *other == name) {
-            value.reader.report(
-                at,
-                format!("header {name} is matched twice"),
-                "names are the same in any case",
-            );
+            value.reader.report(at, format!("header {name} is matched twice"), "names are the same in any case");
         } else {
             headers.push((name, wanted));
         }

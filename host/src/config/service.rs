@@ -9,9 +9,7 @@ use serde::Serialize;
 use super::names::Kind;
 use super::reader::{Fields, Value};
 use super::show;
-use super::values::{
-    boolean, choice, host_and_port, integer, name, socket_address, strings, timeout,
-};
+use super::values::{boolean, choice, host_and_port, integer, name, socket_address, strings, timeout};
 
 /// `[[listener]]`: a bound address. HTTP/1.1 and HTTP/2 with prior knowledge share it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -39,24 +37,13 @@ pub(super) fn listener(fields: &mut Fields<'_>, taken: &mut Taken) -> Option<Lis
     let connect = fields.or("connect", false, boolean);
     let trust_forwarded = fields.or("trust-forwarded", false, boolean);
     if let Some(address) = listen.filter(|address| address.port() != 0) {
-        let owner = format!(
-            "[[listener]] {}",
-            name_of_listener.as_deref().unwrap_or_default()
-        );
+        let owner = format!("[[listener]] {}", name_of_listener.as_deref().unwrap_or_default());
         if let Some(first) = taken.insert(address, owner) {
             let message = format!("{address} is already the address of {first}");
-            fields
-                .reader
-                .report(fields.at_key("listen"), message, "give each its own port");
+            fields.reader.report(fields.at_key("listen"), message, "give each its own port");
         }
     }
-    Some(Listener {
-        name: name_of_listener?,
-        listen: listen?,
-        identity,
-        connect,
-        trust_forwarded,
-    })
+    Some(Listener { name: name_of_listener?, listen: listen?, identity, connect, trust_forwarded })
 }
 
 /// `[[service]]`: a named group of endpoints.
@@ -123,25 +110,13 @@ pub(super) fn service(fields: &mut Fields<'_>) -> Option<Service> {
 fn endpoints(value: &Value<'_>) -> Option<Vec<Endpoint>> {
     let mut seen = BTreeMap::new();
     let mut endpoints = Vec::new();
-    for item in value.items(
-        "an array of endpoints",
-        "write it as in [{ address = \"127.0.0.1:3201\" }]",
-    )? {
+    for item in value.items("an array of endpoints", "write it as in [{ address = \"127.0.0.1:3201\" }]")? {
         let Some(endpoint) = item.fields(endpoint) else {
             continue;
         };
         if let Some(first) = seen.insert(endpoint.address.clone(), item.at()) {
-            let message = format!(
-                "{} is an endpoint of this service already",
-                endpoint.address
-            );
-            item.fail::<()>(
-                message,
-                format!(
-                    "the first is in line {}; give it a weight instead",
-                    first.line
-                ),
-            );
+            let message = format!("{} is an endpoint of this service already", endpoint.address);
+            item.fail::<()>(message, format!("the first is in line {}; give it a weight instead", first.line));
         }
         endpoints.push(endpoint);
     }
@@ -152,9 +127,5 @@ fn endpoint(fields: &mut Fields<'_>) -> Option<Endpoint> {
     let address = fields.required("address", host_and_port);
     let weight = fields.or("weight", 1, integer(1..=65_535));
     let metadata = fields.or("metadata", BTreeMap::new(), strings);
-    Some(Endpoint {
-        address: address?,
-        weight,
-        metadata,
-    })
+    Some(Endpoint { address: address?, weight, metadata })
 }

@@ -24,17 +24,13 @@ pub struct Admin {
 
 impl Default for Admin {
     fn default() -> Self {
-        Self {
-            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9900)),
-        }
+        Self { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9900)) }
     }
 }
 
 pub(super) fn admin(fields: &mut Fields<'_>) -> Option<Admin> {
     let default = Admin::default();
-    Some(Admin {
-        listen: fields.or("listen", default.listen, socket_address),
-    })
+    Some(Admin { listen: fields.or("listen", default.listen, socket_address) })
 }
 
 /// `[plugins]`: where plugins are loaded from.
@@ -48,17 +44,13 @@ pub struct Plugins {
 
 impl Default for Plugins {
     fn default() -> Self {
-        Self {
-            directory: PathBuf::from("target/plugins"),
-        }
+        Self { directory: PathBuf::from("target/plugins") }
     }
 }
 
 pub(super) fn plugins(fields: &mut Fields<'_>) -> Option<Plugins> {
     let default = Plugins::default();
-    Some(Plugins {
-        directory: fields.or("directory", default.directory, path),
-    })
+    Some(Plugins { directory: fields.or("directory", default.directory, path) })
 }
 
 /// `[node]`: this process.
@@ -78,11 +70,7 @@ pub struct Node {
 
 impl Default for Node {
     fn default() -> Self {
-        Self {
-            workers: None,
-            drain_timeout: Duration::from_secs(10),
-            name: None,
-        }
+        Self { workers: None, drain_timeout: Duration::from_secs(10), name: None }
     }
 }
 
@@ -107,10 +95,7 @@ pub struct RetryBudget {
 
 impl Default for RetryBudget {
     fn default() -> Self {
-        Self {
-            percent: 20,
-            min_per_second: 10,
-        }
+        Self { percent: 20, min_per_second: 10 }
     }
 }
 
@@ -118,11 +103,7 @@ pub(super) fn retry_budget(fields: &mut Fields<'_>) -> Option<RetryBudget> {
     let default = RetryBudget::default();
     Some(RetryBudget {
         percent: fields.or("percent", default.percent, integer(0..=100)),
-        min_per_second: fields.or(
-            "min-per-second",
-            default.min_per_second,
-            integer(0..=1_000_000),
-        ),
+        min_per_second: fields.or("min-per-second", default.min_per_second, integer(0..=1_000_000)),
     })
 }
 
@@ -172,11 +153,7 @@ impl Level {
 
 pub(super) fn log(fields: &mut Fields<'_>) -> Option<Log> {
     let default = Log::default();
-    let exchanges = choice(&[
-        ("all", Exchanges::All),
-        ("errors", Exchanges::Errors),
-        ("none", Exchanges::None),
-    ]);
+    let exchanges = choice(&[("all", Exchanges::All), ("errors", Exchanges::Errors), ("none", Exchanges::None)]);
     let level = choice(&[
         ("error", Level::Error),
         ("warn", Level::Warn),
@@ -208,12 +185,7 @@ pub struct Trace {
 
 impl Default for Trace {
     fn default() -> Self {
-        Self {
-            otlp_endpoint: None,
-            queue: 2048,
-            batch: 512,
-            interval: Duration::from_secs(1),
-        }
+        Self { otlp_endpoint: None, queue: 2048, batch: 512, interval: Duration::from_secs(1) }
     }
 }
 
@@ -227,15 +199,8 @@ pub(super) fn trace(fields: &mut Fields<'_>) -> Option<Trace> {
         interval: fields.or("interval", default.interval, timeout),
     };
     if trace.batch > trace.queue {
-        let message = format!(
-            "[trace] a batch of {} never fits the queue of {}",
-            trace.batch, trace.queue
-        );
-        fields.reader.report(
-            fields.at_key("batch"),
-            message,
-            "make the queue at least as long as the batch",
-        );
+        let message = format!("[trace] a batch of {} never fits the queue of {}", trace.batch, trace.queue);
+        fields.reader.report(fields.at_key("batch"), message, "make the queue at least as long as the batch");
     }
     Some(trace)
 }
@@ -290,18 +255,10 @@ pub(super) fn limits(fields: &mut Fields<'_>) -> Option<Limits> {
     let default = Limits::default();
     Some(Limits {
         // hyper does not take a header buffer below 8 KiB.
-        max_header_bytes: fields.or(
-            "max-header-bytes",
-            default.max_header_bytes,
-            size(8 * KIB..=16 * MIB),
-        ),
+        max_header_bytes: fields.or("max-header-bytes", default.max_header_bytes, size(8 * KIB..=16 * MIB)),
         max_headers: fields.or("max-headers", default.max_headers, integer(1..=10_000)),
         max_target_bytes: fields.or("max-target-bytes", default.max_target_bytes, size(1..=MIB)),
-        max_connections: fields.or(
-            "max-connections",
-            default.max_connections,
-            integer(1..=1_000_000),
-        ),
+        max_connections: fields.or("max-connections", default.max_connections, integer(1..=1_000_000)),
         max_streams: fields.or("max-streams", default.max_streams, integer(1..=1_000_000)),
         max_body_buffer: fields.or("max-body-buffer", default.max_body_buffer, size(0..=GIB)),
         header_timeout: fields.or("header-timeout", default.header_timeout, timeout),
@@ -317,9 +274,6 @@ fn collector(value: &Value<'_>) -> Option<String> {
     let scheme = parsed.as_ref().and_then(http::Uri::scheme_str);
     match scheme {
         Some("http" | "https") => Some(url),
-        _ => value.fail(
-            format!("{url:?} is not a URL"),
-            "write it as in \"http://127.0.0.1:4317\"",
-        ),
+        _ => value.fail(format!("{url:?} is not a URL"), "write it as in \"http://127.0.0.1:4317\""),
     }
 }

@@ -6,18 +6,12 @@ use std::time::Duration;
 use http::header::HeaderName;
 use serde::Serializer;
 
-pub(super) fn duration<S: Serializer>(
-    duration: &Duration,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
+pub(super) fn duration<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&humantime::format_duration(*duration))
 }
 
 /// A timeout of which `None` means that there is none.
-pub(super) fn timeout<S: Serializer>(
-    timeout: &Option<Duration>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
+pub(super) fn timeout<S: Serializer>(timeout: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
     match timeout {
         Some(timeout) => duration(timeout, serializer),
         None => serializer.serialize_str("none"),
@@ -25,26 +19,17 @@ pub(super) fn timeout<S: Serializer>(
 }
 
 /// A duration of which `None` is left out (with `skip_serializing_if`).
-pub(super) fn optional_duration<S: Serializer>(
-    duration: &Option<Duration>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
+pub(super) fn optional_duration<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
     match duration {
         Some(duration) => self::duration(duration, serializer),
         None => serializer.serialize_none(),
     }
 }
 
-pub(super) fn each<T: Display, S: Serializer>(
-    items: &[T],
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
+pub(super) fn each<T: Display, S: Serializer>(items: &[T], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(items.iter().map(T::to_string))
 }
 
-pub(super) fn headers<S: Serializer>(
-    headers: &[(HeaderName, String)],
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
+pub(super) fn headers<S: Serializer>(headers: &[(HeaderName, String)], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_map(headers.iter().map(|(name, value)| (name.as_str(), value)))
 }

@@ -131,41 +131,20 @@ fn assert_one_problem(text: &str, parts: &[&str]) {
     let found = problems(text);
     assert_eq!(found.len(), 1, "{text}\n{found:#?}");
     for part in parts {
-        assert!(
-            found[0].contains(part),
-            "{text}\n{part:?} is not in {found:?}"
-        );
+        assert!(found[0].contains(part), "{text}\n{part:?} is not in {found:?}");
     }
 }
 
 #[test]
 fn the_sample_is_a_configuration() {
     let config = read(SAMPLE).unwrap_or_else(|problems| unreachable!("{problems}"));
-    assert_eq!(
-        config.admin.listen,
-        SocketAddr::from(([127, 0, 0, 1], 9900))
-    );
-    assert_eq!(
-        config.listeners[0].identity.as_deref(),
-        Some("order-service")
-    );
-    let names: Vec<_> = config
-        .services
-        .iter()
-        .map(|service| service.name.as_str())
-        .collect();
+    assert_eq!(config.admin.listen, SocketAddr::from(([127, 0, 0, 1], 9900)));
+    assert_eq!(config.listeners[0].identity.as_deref(), Some("order-service"));
+    let names: Vec<_> = config.services.iter().map(|service| service.name.as_str()).collect();
     assert_eq!(names, ["user-service", "order-service", "payment-service"]);
     assert_eq!(config.services[0].endpoints[0].weight, 2);
-    assert_eq!(
-        config.chains["default"],
-        ["trace", "marker", "breaker", "retry", "balance"]
-    );
-    assert!(
-        config
-            .keys
-            .values()
-            .all(|key| key.source.file().starts_with("keys"))
-    );
+    assert_eq!(config.chains["default"], ["trace", "marker", "breaker", "retry", "balance"]);
+    assert!(config.keys.values().all(|key| key.source.file().starts_with("keys")));
 }
 
 #[test]
@@ -193,17 +172,11 @@ fn every_key_lands_in_its_field() {
     assert_eq!(route.matcher.host.as_deref(), Some("*.example.com"));
     assert_eq!(route.matcher.methods, ["GET", "PURGE"]);
     assert_eq!(route.matcher.headers[0].0, "x-canary");
-    assert_eq!(
-        (route.timeout, route.attempt_timeout),
-        (None, Some(Duration::from_secs(1)))
-    );
+    assert_eq!((route.timeout, route.attempt_timeout), (None, Some(Duration::from_secs(1))));
     assert_eq!(config.routes[1].timeout, Some(Duration::from_secs(15)));
     assert_eq!(config.routes[1].matcher, Match::default());
     let verify = &config.policies["verify"];
-    assert_eq!(
-        (verify.name.as_str(), verify.on_error),
-        ("verify", OnError::Skip)
-    );
+    assert_eq!((verify.name.as_str(), verify.on_error), ("verify", OnError::Skip));
     let expected = json!({
         "since": "2026-01-02", "share": 0.5, "leeway": 16, "roles": { "DELETE /": ["ADMIN"] }, "strict": true
     });
@@ -211,14 +184,8 @@ fn every_key_lands_in_its_field() {
     assert_eq!(config.policies["unused"].config, json!({}));
     assert_eq!(config.policies["unused"].limits.memory, 16 * 1024 * 1024);
     assert_eq!(config.keys["shared"].algorithm, Some(Algorithm::HS256));
-    assert_eq!(
-        config.brokers[1].url.as_deref(),
-        Some("amqp://127.0.0.1:5672")
-    );
-    assert_eq!(
-        config.subscriptions[0].dead_letter.as_deref(),
-        Some("order.dead")
-    );
+    assert_eq!(config.brokers[1].url.as_deref(), Some("amqp://127.0.0.1:5672"));
+    assert_eq!(config.subscriptions[0].dead_letter.as_deref(), Some("order.dead"));
 }
 
 #[test]
@@ -226,10 +193,7 @@ fn what_the_admin_page_shows_reads_back_as_the_same_configuration() {
     for text in ["", SAMPLE, EVERYTHING] {
         let config = read(text).unwrap();
         let shown = toml::to_string(&config.to_json()).unwrap();
-        assert_eq!(
-            read(&shown).unwrap_or_else(|p| unreachable!("{p}\n{shown}")),
-            config
-        );
+        assert_eq!(read(&shown).unwrap_or_else(|p| unreachable!("{p}\n{shown}")), config);
     }
     let shown = read(EVERYTHING).unwrap().to_json();
     assert_eq!(shown["trace"]["interval"], "1m 30s");
@@ -274,10 +238,10 @@ config = { max-attempts = nan }
 
 #[test]
 fn a_problem_reads_as_file_line_column_message_hint() {
-    let problems = read(
-        "[[route]]\nservice = \"a\"\n  atempt-timeout = \"1s\"\n[[service]]\nname = \"a\"\nendpoints = []\n",
-    );
-    let expected = "config.toml:3:3: unknown key \"atempt-timeout\" in [[route]]\n  hint: did you mean \"attempt-timeout\"?";
+    let problems =
+        read("[[route]]\nservice = \"a\"\n  atempt-timeout = \"1s\"\n[[service]]\nname = \"a\"\nendpoints = []\n");
+    let expected =
+        "config.toml:3:3: unknown key \"atempt-timeout\" in [[route]]\n  hint: did you mean \"attempt-timeout\"?";
     assert_eq!(problems.unwrap_err().to_string(), expected);
 }
 
@@ -286,14 +250,8 @@ fn places_are_right_inside_inline_tables_and_arrays() {
     let text = "[[service]]\nname = \"a\"\nendpoints = [\n  { address = \"h:1\" },\n  { address = \"é:2\", metadata = { \"größe\" = 1 } },\n]\n";
     let found = problems(text);
     assert_eq!(found.len(), 2, "{found:#?}");
-    assert!(
-        found[0].starts_with("5:15 [[service]] endpoints[1].address"),
-        "{found:#?}"
-    );
-    assert!(
-        found[1].contains("metadata.größe") && found[1].starts_with("5:45 "),
-        "{found:#?}"
-    );
+    assert!(found[0].starts_with("5:15 [[service]] endpoints[1].address"), "{found:#?}");
+    assert!(found[1].contains("metadata.größe") && found[1].starts_with("5:45 "), "{found:#?}");
 }
 
 #[test]
@@ -306,10 +264,7 @@ fn text_that_is_not_toml_is_told_by_line() {
 #[test]
 fn a_duplicate_key_does_not_hide_other_problems() {
     let text = "[node]\nworkers = 1\nworkers = 2\nnam = \"x\"\n";
-    let expected = [
-        r#"3:1 duplicate key "workers""#,
-        r#"4:1 unknown key "nam" in [node] | did you mean "name"?"#,
-    ];
+    let expected = [r#"3:1 duplicate key "workers""#, r#"4:1 unknown key "nam" in [node] | did you mean "name"?"#];
     assert_eq!(problems(text), expected);
 }
 
@@ -331,32 +286,16 @@ fn a_policy_locates_the_parts_of_its_configuration() {
     assert_eq!(at(""), (3, 1));
     assert_eq!(at("not a pointer"), (1, 1));
     let b = &config.policies["b"];
-    assert_eq!(
-        (
-            b.locate("/x").line,
-            b.plugin_position().line,
-            b.start().line
-        ),
-        (8, 9, 8)
-    );
+    assert_eq!((b.locate("/x").line, b.plugin_position().line, b.start().line), (8, 9, 8));
 }
 
 #[test]
 fn moving_a_policy_in_the_file_does_not_change_the_configuration() {
-    assert_eq!(
-        read(SAMPLE),
-        read(&format!("# A new first line.\n\n{SAMPLE}"))
-    );
+    assert_eq!(read(SAMPLE), read(&format!("# A new first line.\n\n{SAMPLE}")));
 }
 
 #[test]
 fn a_key_knows_where_its_file_is_named() {
     let config = read("[key.a]\n\n[key.a.private]\n  file = \"keys/a.pem\"\n").unwrap();
-    assert_eq!(
-        config.keys["a"].file_position(),
-        Position {
-            line: 4,
-            column: 10
-        }
-    );
+    assert_eq!(config.keys["a"].file_position(), Position { line: 4, column: 10 });
 }

@@ -43,10 +43,7 @@ pub(super) fn parse(text: &str) -> Parsed<'_> {
     let mut errors: Vec<_> = errors.iter().map(describe).collect();
     if let Some(span) = too_deep(&table) {
         worth_reading = false;
-        errors.push(SyntaxError {
-            span,
-            message: format!("nested more than {MAX_DEPTH} levels deep"),
-        });
+        errors.push(SyntaxError { span, message: format!("nested more than {MAX_DEPTH} levels deep") });
     }
     let table = if worth_reading {
         Some(table)
@@ -79,9 +76,7 @@ fn dismantle(table: DeTable<'_>) {
     let mut rest = vec![DeValue::Table(table)];
     while let Some(value) = rest.pop() {
         match value {
-            DeValue::Table(table) => {
-                rest.extend(table.into_iter().map(|(_, node)| node.into_inner()))
-            }
+            DeValue::Table(table) => rest.extend(table.into_iter().map(|(_, node)| node.into_inner())),
             DeValue::Array(array) => rest.extend(array.into_iter().map(Spanned::into_inner)),
             _ => {}
         }

@@ -40,30 +40,20 @@ pub(super) fn boolean(value: &Value<'_>) -> Option<bool> {
 }
 
 /// A whole number inside `range`.
-pub(super) fn integer<T: TryFrom<u64>>(
-    range: RangeInclusive<u64>,
-) -> impl Fn(&Value<'_>) -> Option<T> {
+pub(super) fn integer<T: TryFrom<u64>>(range: RangeInclusive<u64>) -> impl Fn(&Value<'_>) -> Option<T> {
     move |value| {
         let DeValue::Integer(integer) = value.node.get_ref() else {
-            return value.mistyped(
-                "a whole number",
-                "write it without quotes or a decimal point",
-            );
+            return value.mistyped("a whole number", "write it without quotes or a decimal point");
         };
         match u64::from_str_radix(integer.as_str(), integer.radix()) {
             Ok(number) => within(value, number, &range, u64::to_string),
-            Err(_) => value.fail(
-                format!("{integer} is out of range"),
-                range_hint(&range, u64::to_string),
-            ),
+            Err(_) => value.fail(format!("{integer} is out of range"), range_hint(&range, u64::to_string)),
         }
     }
 }
 
 /// A number of bytes inside `range`: `"64KiB"`, or an integer.
-pub(super) fn size<T: TryFrom<u64>>(
-    range: RangeInclusive<u64>,
-) -> impl Fn(&Value<'_>) -> Option<T> {
+pub(super) fn size<T: TryFrom<u64>>(range: RangeInclusive<u64>) -> impl Fn(&Value<'_>) -> Option<T> {
     const HINT: &str = "write it as in \"64KiB\", \"16MiB\" or \"1GB\"";
     move |value| {
         if matches!(value.node.get_ref(), DeValue::Integer(_)) {
@@ -86,10 +76,7 @@ fn within<T: TryFrom<u64>>(
 ) -> Option<T> {
     match T::try_from(number) {
         Ok(number_in_type) if range.contains(&number) => Some(number_in_type),
-        _ => value.fail(
-            format!("{} is out of range", show(&number)),
-            range_hint(range, show),
-        ),
+        _ => value.fail(format!("{} is out of range", show(&number)), range_hint(range, show)),
     }
 }
 
@@ -116,10 +103,7 @@ pub(super) fn duration(value: &Value<'_>) -> Option<Duration> {
 pub(super) fn timeout(value: &Value<'_>) -> Option<Duration> {
     let duration = duration(value)?;
     if duration.is_zero() {
-        return value.fail(
-            "a timeout of zero would fail everything",
-            "write a duration above zero",
-        );
+        return value.fail("a timeout of zero would fail everything", "write a duration above zero");
     }
     Some(duration)
 }
@@ -168,9 +152,7 @@ pub(super) fn reference(kind: Kind) -> impl Fn(&Value<'_>) -> Option<String> {
 }
 
 /// One of a few words.
-pub(super) fn choice<T: Copy>(
-    choices: &'static [(&'static str, T)],
-) -> impl Fn(&Value<'_>) -> Option<T> {
+pub(super) fn choice<T: Copy>(choices: &'static [(&'static str, T)]) -> impl Fn(&Value<'_>) -> Option<T> {
     move |value| {
         let word = string(value)?;
         if let Some((_, choice)) = choices.iter().find(|(name, _)| *name == word) {
@@ -192,26 +174,20 @@ pub(super) fn path(value: &Value<'_>) -> Option<PathBuf> {
 /// The path of a URL, or the front of one: begins with `/`.
 pub(super) fn url_path(value: &Value<'_>) -> Option<String> {
     let path = string(value)?;
-    let valid = path
-        .bytes()
-        .all(|byte| byte.is_ascii_graphic() && byte != b'?' && byte != b'#');
+    let valid = path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'?' && byte != b'#');
     match path.strip_prefix('/') {
         Some(_) if valid => Some(path),
         Some(_) => value.fail(
             format!("{path:?} is not a path"),
             "a path has no query, fragment or spaces; write other characters as in %20",
         ),
-        None => value.fail(
-            format!("{path:?} does not begin with a slash"),
-            format!("write \"/{path}\""),
-        ),
+        None => value.fail(format!("{path:?} does not begin with a slash"), format!("write \"/{path}\"")),
     }
 }
 
 /// An IP address and port to listen on.
 pub(super) fn socket_address(value: &Value<'_>) -> Option<SocketAddr> {
-    const HINT: &str =
-        "write an IP address and a port, as in \"127.0.0.1:15001\" or \"[::1]:15001\"";
+    const HINT: &str = "write an IP address and a port, as in \"127.0.0.1:15001\" or \"[::1]:15001\"";
     let text = text(value, "an address", HINT)?;
     match text.parse() {
         Ok(address) => Some(address),
@@ -224,10 +200,7 @@ pub(super) fn host_and_port(value: &Value<'_>) -> Option<String> {
     const HINT: &str = "write host and port, as in \"127.0.0.1:3201\" or \"users.local:80\"";
     let address = text(value, "an address", HINT)?;
     if let Some((_, rest)) = address.split_once("://") {
-        return value.fail(
-            format!("{address:?} is not host:port"),
-            format!("write {rest:?}, without a scheme"),
-        );
+        return value.fail(format!("{address:?} is not host:port"), format!("write {rest:?}, without a scheme"));
     }
     let is_name = |host: &str| {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
@@ -245,9 +218,7 @@ pub(super) fn host_and_port(value: &Value<'_>) -> Option<String> {
 }
 
 /// An array; elements that cannot be read are reported and left out.
-pub(super) fn list<'a, T>(
-    read: impl Fn(&Value<'a>) -> Option<T>,
-) -> impl Fn(&Value<'a>) -> Option<Vec<T>> {
+pub(super) fn list<'a, T>(read: impl Fn(&Value<'a>) -> Option<T>) -> impl Fn(&Value<'a>) -> Option<Vec<T>> {
     move |value| {
         let items = value.items("an array", "put it in [ ]")?;
         Some(items.iter().filter_map(&read).collect())
@@ -257,17 +228,10 @@ pub(super) fn list<'a, T>(
 /// A table with keys of the author's choosing and strings for values.
 pub(super) fn strings(value: &Value<'_>) -> Option<BTreeMap<String, String>> {
     let entries = value.entries()?;
-    Some(
-        entries
-            .into_iter()
-            .filter_map(|(key, _, value)| Some((key.to_owned(), string(&value)?)))
-            .collect(),
-    )
+    Some(entries.into_iter().filter_map(|(key, _, value)| Some((key.to_owned(), string(&value)?))).collect())
 }
 
 /// A table with the fields that `read` asks for.
-pub(super) fn table<'a, T>(
-    read: impl Fn(&mut Fields<'a>) -> Option<T>,
-) -> impl Fn(&Value<'a>) -> Option<T> {
+pub(super) fn table<'a, T>(read: impl Fn(&mut Fields<'a>) -> Option<T>) -> impl Fn(&Value<'a>) -> Option<T> {
     move |value| value.fields(&read)
 }

@@ -6,9 +6,7 @@ use aws_lc_rs::{
     error::Unspecified,
     hmac,
     rand::SystemRandom,
-    signature::{
-        EcdsaKeyPair, Ed25519KeyPair, KeyPair, ParsedPublicKey, RSA_PKCS1_SHA256, RsaKeyPair,
-    },
+    signature::{EcdsaKeyPair, Ed25519KeyPair, KeyPair, ParsedPublicKey, RSA_PKCS1_SHA256, RsaKeyPair},
 };
 
 use super::{Algorithm, KeySource, KeySpec, jwks, pem_file};
@@ -67,9 +65,7 @@ impl Material {
                 "holds a key for {}, but its algorithm is configured as {algorithm}; change one of them",
                 member.algorithm
             )),
-            _ => Ok(Self {
-                members: vec![member],
-            }),
+            _ => Ok(Self { members: vec![member] }),
         }
     }
 }
@@ -102,12 +98,7 @@ impl Member {
     }
 
     pub(super) fn public(algorithm: Algorithm, key: ParsedPublicKey) -> Self {
-        Self {
-            kid: None,
-            algorithm,
-            signer: None,
-            verifier: Verifier::Public(key),
-        }
+        Self { kid: None, algorithm, signer: None, verifier: Verifier::Public(key) }
     }
 }
 

@@ -4,9 +4,8 @@ use aws_lc_rs::{
     encoding::{AsDer, EcPrivateKeyRfc5915Der, Pkcs8V1Der},
     rsa::KeySize,
     signature::{
-        ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair,
-        Ed25519KeyPair, KeyPair, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RsaKeyPair,
-        RsaPublicKeyComponents,
+        ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair,
+        ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RsaKeyPair, RsaPublicKeyComponents,
     },
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD as BASE64};
@@ -23,11 +22,7 @@ struct Dir(PathBuf);
 impl Dir {
     fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!(
-            "keys-{}-{}",
-            std::process::id(),
-            COUNT.fetch_add(1, Ordering::Relaxed)
-        );
+        let name = format!("keys-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(name);
         std::fs::create_dir(&path).unwrap();
         Self(path)
@@ -109,19 +104,12 @@ fn jwks(keys: &[Value]) -> String {
 
 fn with(jwk: &Value, more: Value) -> Value {
     let mut jwk = jwk.clone();
-    jwk.as_object_mut()
-        .unwrap()
-        .append(&mut more.as_object().unwrap().clone());
+    jwk.as_object_mut().unwrap().append(&mut more.as_object().unwrap().clone());
     jwk
 }
 
 fn spec(source: KeySource) -> KeySpec {
-    KeySpec {
-        name: "key".to_owned(),
-        algorithm: None,
-        kid: None,
-        source,
-    }
+    KeySpec { name: "key".to_owned(), algorithm: None, kid: None, source }
 }
 
 fn load(source: KeySource) -> Arc<Key> {
@@ -150,17 +138,10 @@ fn what_a_private_key_signs_its_public_forms_verify() {
             load(KeySource::Public(dir.write("public.pem", &pair.public))),
             load(KeySource::Jwks(dir.write("jwks.json", set))),
         ] {
-            assert_eq!(
-                key.verify(algorithm, Some("a"), b"data", &signature),
-                Ok(true)
-            );
+            assert_eq!(key.verify(algorithm, Some("a"), b"data", &signature), Ok(true));
             assert_eq!(key.verify(algorithm, None, b"data", &signature), Ok(true));
             assert_eq!(key.verify(algorithm, None, b"Data", &signature), Ok(false));
-            for wrong in [
-                &signature[..signature.len() - 1],
-                &[signature.as_slice(), &[0]].concat(),
-                &[],
-            ] {
+            for wrong in [&signature[..signature.len() - 1], &[signature.as_slice(), &[0]].concat(), &[]] {
                 assert_eq!(key.verify(algorithm, None, b"data", wrong), Ok(false));
             }
             let mut flipped = signature.clone();
@@ -176,12 +157,8 @@ fn tokens_signed_here_are_accepted_elsewhere_and_the_other_way_round() {
     let dir = Dir::new();
     let secret = "0123456789abcdef0123456789abcdef";
     let pkcs8 = |pair: &Pair| ::pem::parse(&pair.private).unwrap().contents().to_vec();
-    let ec_pkcs8 =
-        EcdsaKeyPair::from_private_key_der(&ECDSA_P256_SHA256_FIXED_SIGNING, &pkcs8(&EC[0]));
-    let ec_pkcs8 = pem(
-        "PRIVATE KEY",
-        ec_pkcs8.unwrap().to_pkcs8v1().unwrap().as_ref(),
-    );
+    let ec_pkcs8 = EcdsaKeyPair::from_private_key_der(&ECDSA_P256_SHA256_FIXED_SIGNING, &pkcs8(&EC[0]));
+    let ec_pkcs8 = pem("PRIVATE KEY", ec_pkcs8.unwrap().to_pkcs8v1().unwrap().as_ref());
     let cases = [
         (
             jsonwebtoken::Algorithm::RS256,
@@ -212,28 +189,16 @@ fn tokens_signed_here_are_accepted_elsewhere_and_the_other_way_round() {
         let key = load(source);
         let claims = json!({"sub": "a", "exp": 4_000_000_000_u64});
         let header = json!({"alg": key.algorithm().unwrap().as_str(), "typ": "JWT"});
-        let signed = format!(
-            "{}.{}",
-            BASE64.encode(header.to_string()),
-            BASE64.encode(claims.to_string())
-        );
-        let token = format!(
-            "{signed}.{}",
-            BASE64.encode(key.sign(signed.as_bytes()).unwrap())
-        );
-        let decoded =
-            jsonwebtoken::decode::<Value>(&token, &decoding.unwrap(), &Validation::new(algorithm));
+        let signed = format!("{}.{}", BASE64.encode(header.to_string()), BASE64.encode(claims.to_string()));
+        let token = format!("{signed}.{}", BASE64.encode(key.sign(signed.as_bytes()).unwrap()));
+        let decoded = jsonwebtoken::decode::<Value>(&token, &decoding.unwrap(), &Validation::new(algorithm));
         assert_eq!(decoded.unwrap().claims, claims, "{algorithm:?}");
 
-        let token =
-            jsonwebtoken::encode(&Header::new(algorithm), &claims, &encoding.unwrap()).unwrap();
+        let token = jsonwebtoken::encode(&Header::new(algorithm), &claims, &encoding.unwrap()).unwrap();
         let (signed, signature) = token.rsplit_once('.').unwrap();
         let signature = BASE64.decode(signature).unwrap();
         let own = key.algorithm().unwrap();
-        assert_eq!(
-            key.verify(own, None, signed.as_bytes(), &signature),
-            Ok(true)
-        );
+        assert_eq!(key.verify(own, None, signed.as_bytes(), &signature), Ok(true));
     }
 }
 
@@ -246,13 +211,7 @@ fn a_key_verifies_its_own_algorithm_only() {
             let result = key.verify(algorithm, None, b"data", &[0; 64]);
             match algorithm == pair.algorithm {
                 true => assert_eq!(result, Ok(false)),
-                false => assert_eq!(
-                    result,
-                    Err(KeyError::WrongAlgorithm {
-                        key: "key".to_owned(),
-                        algorithm
-                    })
-                ),
+                false => assert_eq!(result, Err(KeyError::WrongAlgorithm { key: "key".to_owned(), algorithm })),
             }
         }
     }
@@ -268,15 +227,9 @@ fn a_public_key_never_serves_as_a_secret() {
         b"data",
     );
     let set = jwks(&[RSA[0].jwk.clone()]);
-    for source in [
-        KeySource::Public(file.clone()),
-        KeySource::Jwks(dir.write("jwks", set)),
-    ] {
+    for source in [KeySource::Public(file.clone()), KeySource::Jwks(dir.write("jwks", set))] {
         let result = load(source).verify(Hs256, None, b"data", forged.as_ref());
-        assert!(
-            matches!(result, Err(KeyError::WrongAlgorithm { .. })),
-            "{result:?}"
-        );
+        assert!(matches!(result, Err(KeyError::WrongAlgorithm { .. })), "{result:?}");
     }
     let problem = load_spec(spec(KeySource::Secret(file))).unwrap_err();
     assert!(problem.contains("no secret"), "{problem}");
@@ -290,9 +243,7 @@ fn public_keys_and_sets_do_not_sign() {
         KeySource::Public(dir.write("public.pem", &EC[0].public)),
         KeySource::Jwks(dir.write("jwks.json", jwks(&[secret]))),
     ] {
-        let cannot = KeyError::CannotSign {
-            key: "key".to_owned(),
-        };
+        let cannot = KeyError::CannotSign { key: "key".to_owned() };
         assert_eq!(load(source).sign(b"data"), Err(cannot));
     }
 }
@@ -301,46 +252,27 @@ fn public_keys_and_sets_do_not_sign() {
 fn from_a_set_the_key_id_chooses() {
     let dir = Dir::new();
     let set = jwks(&[
-        with(
-            &EC[0].jwk,
-            json!({"kid": "a", "use": "sig", "alg": "ES256"}),
-        ),
+        with(&EC[0].jwk, json!({"kid": "a", "use": "sig", "alg": "ES256"})),
         with(&EC[1].jwk, json!({"kid": "b", "key_ops": ["verify"]})),
         with(&ED[0].jwk, json!({"kid": "c", "alg": "Ed25519"})),
         json!({"kty": "oct", "kid": "h", "k": BASE64.encode([7; 32])}),
     ]);
     let set = load(KeySource::Jwks(dir.write("jwks.json", set)));
     assert_eq!((set.algorithm(), set.kid()), (None, None));
-    let signature = |pair: &Pair| {
-        load(KeySource::Private(dir.write("p.pem", &pair.private)))
-            .sign(b"data")
-            .unwrap()
-    };
+    let signature = |pair: &Pair| load(KeySource::Private(dir.write("p.pem", &pair.private))).sign(b"data").unwrap();
     let (a, b, c) = (signature(&EC[0]), signature(&EC[1]), signature(&ED[0]));
     let verify = |algorithm, kid, signature: &[u8]| set.verify(algorithm, kid, b"data", signature);
 
     assert_eq!(verify(Es256, Some("a"), &a), Ok(true));
     assert_eq!(verify(Es256, Some("b"), &a), Ok(false));
     assert_eq!(verify(Es256, Some("b"), &b), Ok(true));
-    let unknown = KeyError::UnknownKid {
-        key: "key".to_owned(),
-        kid: "z".to_owned(),
-    };
+    let unknown = KeyError::UnknownKid { key: "key".to_owned(), kid: "z".to_owned() };
     assert_eq!(verify(Es256, Some("z"), &a), Err(unknown));
-    assert!(matches!(
-        verify(EdDsa, Some("a"), &c),
-        Err(KeyError::WrongAlgorithm { .. })
-    ));
+    assert!(matches!(verify(EdDsa, Some("a"), &c), Err(KeyError::WrongAlgorithm { .. })));
     // Without an id: only where there is no choice.
     assert_eq!(verify(EdDsa, None, &c), Ok(true));
-    assert!(matches!(
-        verify(Es256, None, &a),
-        Err(KeyError::NoKid { count: 2, .. })
-    ));
-    assert!(matches!(
-        verify(Rs256, None, &a),
-        Err(KeyError::WrongAlgorithm { .. })
-    ));
+    assert!(matches!(verify(Es256, None, &a), Err(KeyError::NoKid { count: 2, .. })));
+    assert!(matches!(verify(Rs256, None, &a), Err(KeyError::WrongAlgorithm { .. })));
     let hmac = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &[7; 32]);
     let tag = aws_lc_rs::hmac::sign(&hmac, b"data");
     assert_eq!(verify(Hs256, Some("h"), tag.as_ref()), Ok(true));
@@ -377,30 +309,20 @@ fn unfit_keys_of_a_set_are_passed_over() {
     let all: Vec<_> = unfit.into_iter().chain([fit]).collect();
     let set = load(KeySource::Jwks(dir.write("jwks.json", jwks(&all))));
     let private = load(KeySource::Private(dir.write("p.pem", &EC[1].private)));
-    assert_eq!(
-        set.verify(Es256, None, b"data", &private.sign(b"data").unwrap()),
-        Ok(true)
-    );
+    assert_eq!(set.verify(Es256, None, b"data", &private.sign(b"data").unwrap()), Ok(true));
 }
 
 #[test]
 fn a_configured_key_id_must_be_the_tokens() {
     let dir = Dir::new();
     let source = KeySource::Private(dir.write("p.pem", &ED[0].private));
-    let key = load_spec(KeySpec {
-        kid: Some("k1".to_owned()),
-        ..spec(source)
-    })
-    .unwrap();
+    let key = load_spec(KeySpec { kid: Some("k1".to_owned()), ..spec(source) }).unwrap();
     let signature = key.sign(b"data").unwrap();
     assert_eq!(key.kid().as_deref(), Some("k1"));
     assert_eq!(key.verify(EdDsa, Some("k1"), b"data", &signature), Ok(true));
     assert_eq!(key.verify(EdDsa, None, b"data", &signature), Ok(true));
     let other = key.verify(EdDsa, Some("k2"), b"data", &signature);
-    assert!(
-        matches!(other, Err(KeyError::UnknownKid { .. })),
-        "{other:?}"
-    );
+    assert!(matches!(other, Err(KeyError::UnknownKid { .. })), "{other:?}");
 }
 
 #[test]
@@ -408,19 +330,12 @@ fn a_line_end_after_a_text_secret_does_not_count() {
     let dir = Dir::new();
     let text = [b'x'; 32];
     let binary = [0xff; 32];
-    let tag = |name: &str, secret: &[u8]| {
-        load(KeySource::Secret(dir.write(name, secret)))
-            .sign(b"data")
-            .unwrap()
-    };
+    let tag = |name: &str, secret: &[u8]| load(KeySource::Secret(dir.write(name, secret))).sign(b"data").unwrap();
     let plain = tag("plain", &text);
     assert_eq!(plain, tag("unix", &[text.as_slice(), b"\n"].concat()));
     assert_eq!(plain, tag("dos", &[text.as_slice(), b"\r\n"].concat()));
     assert_ne!(plain, tag("two", &[text.as_slice(), b"\n\n"].concat()));
-    assert_ne!(
-        tag("binary", &binary),
-        tag("longer", &[binary.as_slice(), b"\n"].concat())
-    );
+    assert_ne!(tag("binary", &binary), tag("longer", &[binary.as_slice(), b"\n"].concat()));
 }
 
 #[test]
@@ -428,13 +343,7 @@ fn algorithms_have_their_jws_names() {
     for algorithm in [Rs256, Es256, EdDsa, Hs256] {
         assert_eq!(algorithm.to_string().parse(), Ok(algorithm));
     }
-    assert!(
-        "none"
-            .parse::<Algorithm>()
-            .unwrap_err()
-            .to_string()
-            .contains("\"none\"")
-    );
+    assert!("none".parse::<Algorithm>().unwrap_err().to_string().contains("\"none\""));
 }
 
 #[test]

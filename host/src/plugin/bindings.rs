@@ -11,7 +11,9 @@ pub use weir::policy::types;
 pub use weir::policy::{cells, clock, crypto, endpoints, log, metrics, names, random, trace};
 
 use super::imports::State;
-use wasmtime::component::{Component, ComponentExportIndex, ComponentNamedList, ComponentType, Func, Instance, Lift, Lower, TypedFunc};
+use wasmtime::component::{
+    Component, ComponentExportIndex, ComponentNamedList, ComponentType, Func, Instance, Lift, Lower, TypedFunc,
+};
 use wasmtime::{Store, StoreContextMut};
 
 /// The version of the contract that this host speaks.
@@ -154,13 +156,19 @@ pub struct Hooks {
 }
 
 /// Looks up a function and checks its type.
-fn checked<P, R>(exports: &Exports, hook: Hook, instance: &Instance, store: &mut Store<State>) -> wasmtime::Result<Option<Func>>
+fn checked<P, R>(
+    exports: &Exports,
+    hook: Hook,
+    instance: &Instance,
+    store: &mut Store<State>,
+) -> wasmtime::Result<Option<Func>>
 where
     P: ComponentNamedList + Lower,
     R: ComponentNamedList + Lift,
 {
     let Some(func) = exports.func(hook, instance, store) else { return Ok(None) };
-    func.typed::<P, R>(&mut *store).map_err(|error| error.context(format!("`{}` does not have the type of {PACKAGE}@{VERSION}", hook.name())))?;
+    func.typed::<P, R>(&mut *store)
+        .map_err(|error| error.context(format!("`{}` does not have the type of {PACKAGE}@{VERSION}", hook.name())))?;
     Ok(Some(func))
 }
 
@@ -184,13 +192,33 @@ impl Hooks {
             describe: checked::<(), Described>(exports, Hook::Describe, instance, store)?,
             configure: checked::<(&'static [u8],), Configured>(exports, Hook::Configure, instance, store)?,
             on_request: checked::<(types::Exchange, V), Answered>(exports, Hook::OnRequest, instance, store)?,
-            on_endpoints: checked::<(u32, &'static [types::Endpoint]), Done>(exports, Hook::OnEndpoints, instance, store)?,
+            on_endpoints: checked::<(u32, &'static [types::Endpoint]), Done>(
+                exports,
+                Hook::OnEndpoints,
+                instance,
+                store,
+            )?,
             pick: checked::<(types::Exchange, &'static [u32], V), Picked>(exports, Hook::Pick, instance, store)?,
             on_attempt: checked::<(types::Exchange, u32, V), Attempted>(exports, Hook::OnAttempt, instance, store)?,
-            on_outcome: checked::<(types::Exchange, types::Outcome, V), Decided>(exports, Hook::OnOutcome, instance, store)?,
+            on_outcome: checked::<(types::Exchange, types::Outcome, V), Decided>(
+                exports,
+                Hook::OnOutcome,
+                instance,
+                store,
+            )?,
             on_response: checked::<(types::Exchange, V), Answered>(exports, Hook::OnResponse, instance, store)?,
-            on_body: checked::<(types::Exchange, types::BodyOf, &'static [u8]), BodyJudged>(exports, Hook::OnBody, instance, store)?,
-            on_complete: checked::<(types::Exchange, types::Completion), ()>(exports, Hook::OnComplete, instance, store)?,
+            on_body: checked::<(types::Exchange, types::BodyOf, &'static [u8]), BodyJudged>(
+                exports,
+                Hook::OnBody,
+                instance,
+                store,
+            )?,
+            on_complete: checked::<(types::Exchange, types::Completion), ()>(
+                exports,
+                Hook::OnComplete,
+                instance,
+                store,
+            )?,
             tick: checked::<(), ()>(exports, Hook::Tick, instance, store)?,
         })
     }
@@ -199,15 +227,29 @@ impl Hooks {
         call::<_, Described>(self.describe, Hook::Describe, store, ()).map(|(answer,)| answer)
     }
 
-    pub fn configure(&self, store: StoreContextMut<'_, State>, config: &[u8]) -> wasmtime::Result<Result<types::Needs, Vec<types::Problem>>> {
+    pub fn configure(
+        &self,
+        store: StoreContextMut<'_, State>,
+        config: &[u8],
+    ) -> wasmtime::Result<Result<types::Needs, Vec<types::Problem>>> {
         call::<_, Configured>(self.configure, Hook::Configure, store, (config,)).map(|(answer,)| answer)
     }
 
-    pub fn on_request(&self, store: StoreContextMut<'_, State>, exchange: types::Exchange, fields: Values<'_>) -> wasmtime::Result<Result<types::Answer, String>> {
+    pub fn on_request(
+        &self,
+        store: StoreContextMut<'_, State>,
+        exchange: types::Exchange,
+        fields: Values<'_>,
+    ) -> wasmtime::Result<Result<types::Answer, String>> {
         call::<_, Answered>(self.on_request, Hook::OnRequest, store, (exchange, fields)).map(|(answer,)| answer)
     }
 
-    pub fn on_endpoints(&self, store: StoreContextMut<'_, State>, service: u32, endpoints: &[types::Endpoint]) -> wasmtime::Result<Result<(), String>> {
+    pub fn on_endpoints(
+        &self,
+        store: StoreContextMut<'_, State>,
+        service: u32,
+        endpoints: &[types::Endpoint],
+    ) -> wasmtime::Result<Result<(), String>> {
         call::<_, Done>(self.on_endpoints, Hook::OnEndpoints, store, (service, endpoints)).map(|(answer,)| answer)
     }
 
@@ -228,7 +270,8 @@ impl Hooks {
         endpoint: u32,
         fields: Values<'_>,
     ) -> wasmtime::Result<Result<types::AttemptAnswer, String>> {
-        call::<_, Attempted>(self.on_attempt, Hook::OnAttempt, store, (exchange, endpoint, fields)).map(|(answer,)| answer)
+        call::<_, Attempted>(self.on_attempt, Hook::OnAttempt, store, (exchange, endpoint, fields))
+            .map(|(answer,)| answer)
     }
 
     pub fn on_outcome(
@@ -241,7 +284,12 @@ impl Hooks {
         call::<_, Decided>(self.on_outcome, Hook::OnOutcome, store, (exchange, outcome, fields)).map(|(answer,)| answer)
     }
 
-    pub fn on_response(&self, store: StoreContextMut<'_, State>, exchange: types::Exchange, fields: Values<'_>) -> wasmtime::Result<Result<types::Answer, String>> {
+    pub fn on_response(
+        &self,
+        store: StoreContextMut<'_, State>,
+        exchange: types::Exchange,
+        fields: Values<'_>,
+    ) -> wasmtime::Result<Result<types::Answer, String>> {
         call::<_, Answered>(self.on_response, Hook::OnResponse, store, (exchange, fields)).map(|(answer,)| answer)
     }
 
@@ -255,7 +303,12 @@ impl Hooks {
         call::<_, BodyJudged>(self.on_body, Hook::OnBody, store, (exchange, of, body)).map(|(answer,)| answer)
     }
 
-    pub fn on_complete(&self, store: StoreContextMut<'_, State>, exchange: types::Exchange, completion: types::Completion) -> wasmtime::Result<()> {
+    pub fn on_complete(
+        &self,
+        store: StoreContextMut<'_, State>,
+        exchange: types::Exchange,
+        completion: types::Completion,
+    ) -> wasmtime::Result<()> {
         call(self.on_complete, Hook::OnComplete, store, (exchange, completion))
     }
 

@@ -70,24 +70,15 @@ impl Directory {
     /// The plugins that serve, and for the others why they do not.
     pub fn plugins(&self) -> super::Plugins {
         let state = |file: &File| {
-            file.serving
-                .clone()
-                .ok_or_else(|| file.last_error.clone().unwrap_or_else(|| "it was not loaded".into()))
+            file.serving.clone().ok_or_else(|| file.last_error.clone().unwrap_or_else(|| "it was not loaded".into()))
         };
-        self.files
-            .iter()
-            .map(|(name, file)| (name.clone(), state(file)))
-            .collect()
+        self.files.iter().map(|(name, file)| (name.clone(), state(file))).collect()
     }
 
     /// The versions that have loaded and do not serve.
     pub fn waiting(&self) -> Vec<Candidate> {
-        let candidate = |(name, file): (&String, &File)| {
-            Some(Candidate {
-                name: name.clone(),
-                plugin: file.waiting.clone()?,
-            })
-        };
+        let candidate =
+            |(name, file): (&String, &File)| Some(Candidate { name: name.clone(), plugin: file.waiting.clone()? });
         self.files.iter().filter_map(candidate).collect()
     }
 
@@ -105,10 +96,7 @@ impl Directory {
                 continue;
             }
             // Names with a dot in front belong to whoever is just writing the file.
-            let Some(name) = path
-                .file_stem()
-                .and_then(|stem| stem.to_str())
-                .filter(|name| !name.starts_with('.'))
+            let Some(name) = path.file_stem().and_then(|stem| stem.to_str()).filter(|name| !name.starts_with('.'))
             else {
                 continue;
             };
@@ -123,8 +111,7 @@ impl Directory {
             (file.seen, file.read, file.waiting) = (None, None, None);
             looked.errors.extend(file.failed(name, "the file is gone".to_owned()));
         }
-        self.files
-            .retain(|name, file| present.contains(name) || file.serving.is_some());
+        self.files.retain(|name, file| present.contains(name) || file.serving.is_some());
         Ok(looked)
     }
 
@@ -138,19 +125,14 @@ impl Directory {
 
     /// A candidate was refused: what served before keeps serving. Returns false if that was known.
     pub fn refuse(&mut self, name: &str, why: String) -> bool {
-        self.files
-            .get_mut(name)
-            .is_some_and(|file| file.failed(name, why).is_some())
+        self.files.get_mut(name).is_some_and(|file| file.failed(name, why).is_some())
     }
 }
 
 impl File {
     /// Whether there is a new version, which then is waiting.
     fn load(&mut self, engine: &PluginEngine, name: &str, path: &Path) -> Result<bool, LoadError> {
-        let read_error = |source: io::Error| LoadError::Read {
-            file: path.display().to_string(),
-            source,
-        };
+        let read_error = |source: io::Error| LoadError::Read { file: path.display().to_string(), source };
         let metadata = fs::metadata(path).map_err(read_error)?;
         let stamp = Stamp::of(&metadata);
         if self.seen.as_ref() == Some(&stamp) {
@@ -189,25 +171,16 @@ impl File {
 
 /// Reads a file of bounded length, and nothing that is no file: a pipe would never end.
 fn read(path: &Path, metadata: &fs::Metadata) -> Result<Vec<u8>, LoadError> {
-    let error = |source: io::Error| LoadError::Read {
-        file: path.display().to_string(),
-        source,
-    };
+    let error = |source: io::Error| LoadError::Read { file: path.display().to_string(), source };
     if !metadata.is_file() {
         return Err(error(io::Error::other("it is no regular file")));
     }
     // What was a file a moment ago may be a pipe now.
-    let file = fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path)
-        .map_err(error)?;
+    let file = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(error)?;
     let mut bytes = Vec::new();
     file.take(MAX_FILE as u64 + 1).read_to_end(&mut bytes).map_err(error)?;
     if bytes.len() > MAX_FILE {
-        return Err(LoadError::TooLarge {
-            size: usize::try_from(metadata.len()).unwrap_or(usize::MAX),
-        });
+        return Err(LoadError::TooLarge { size: usize::try_from(metadata.len()).unwrap_or(usize::MAX) });
     }
     Ok(bytes)
 }
@@ -224,13 +197,8 @@ impl Stamp {
     }
 
     fn is_older_than(&self, age: Duration) -> bool {
-        let at = Duration::new(
-            u64::try_from(self.seconds).unwrap_or(0),
-            u32::try_from(self.nanoseconds).unwrap_or(0),
-        );
-        let now = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
+        let at = Duration::new(u64::try_from(self.seconds).unwrap_or(0), u32::try_from(self.nanoseconds).unwrap_or(0));
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         // A time in the future, after the clock was set, says nothing; trust it rather than read the file for ever.
         now.checked_sub(at).is_none_or(|passed| passed > age)
     }

@@ -105,7 +105,8 @@ impl PluginEngine {
         if bytes.starts_with(b"\0asm") && bytes.get(6..8) == Some(&[0, 0]) {
             return Err(LoadError::CoreModule);
         }
-        let component = Component::from_binary(&self.engine, bytes).map_err(|error| LoadError::Invalid(first_line(&error)))?;
+        let component =
+            Component::from_binary(&self.engine, bytes).map_err(|error| LoadError::Invalid(first_line(&error)))?;
         let imports = self.check_names(&component)?;
         let (exports, hooks) = Exports::find(&component);
         for hook in [Hook::Describe, Hook::Configure] {
@@ -114,7 +115,9 @@ impl PluginEngine {
             }
         }
         let mut linker = self.linker.clone();
-        linker.define_unknown_imports_as_traps(&component).map_err(|error| LoadError::Contract(format!("{error:#}")))?;
+        linker
+            .define_unknown_imports_as_traps(&component)
+            .map_err(|error| LoadError::Contract(format!("{error:#}")))?;
         let pre = linker.instantiate_pre(&component).map_err(|error| LoadError::Contract(format!("{error:#}")))?;
         let loaded = Loaded { pre, exports };
         let description = self.describe(&loaded)?;
@@ -136,8 +139,11 @@ impl PluginEngine {
     fn check_names(&self, component: &Component) -> Result<Vec<String>, LoadError> {
         let ty = component.component_type();
         let foreign_version = |name: &str| {
-            let (package, version) = name.split_once('/').map(|(package, rest)| (package, rest.split_once('@').map_or("", |(_, version)| version)))?;
-            (package == PACKAGE && version != VERSION).then(|| LoadError::Version { found: format!("{PACKAGE}@{version}") })
+            let (package, version) = name
+                .split_once('/')
+                .map(|(package, rest)| (package, rest.split_once('@').map_or("", |(_, version)| version)))?;
+            (package == PACKAGE && version != VERSION)
+                .then(|| LoadError::Version { found: format!("{PACKAGE}@{version}") })
         };
         let mut imports = Vec::new();
         for (name, _) in ty.imports(&self.engine) {
@@ -165,13 +171,16 @@ impl PluginEngine {
         let mut store = Store::new(&self.engine, State::new(None, limits));
         State::limit(&mut store);
         let instance = loaded.pre.instantiate(&mut store).map_err(fail)?;
-        let hooks = Hooks::bind(&loaded.exports, &instance, &mut store).map_err(|error| LoadError::Contract(format!("{error:#}")))?;
+        let hooks = Hooks::bind(&loaded.exports, &instance, &mut store)
+            .map_err(|error| LoadError::Contract(format!("{error:#}")))?;
         let said = hooks.describe(wasmtime::AsContextMut::as_context_mut(&mut store)).map_err(fail)?;
         if said.schema.len() + said.name.len() + said.version.len() + said.summary.len() > MAX_DESCRIPTION {
             return Err(LoadError::Describe(format!("it describes itself in more than {MAX_DESCRIPTION} bytes")));
         }
-        let schema = serde_json::from_str(&said.schema).map_err(|error| LoadError::Describe(format!("its schema is not JSON: {error}")))?;
-        jsonschema::validator_for(&schema).map_err(|error| LoadError::Describe(format!("its schema is not a JSON Schema: {error}")))?;
+        let schema = serde_json::from_str(&said.schema)
+            .map_err(|error| LoadError::Describe(format!("its schema is not JSON: {error}")))?;
+        jsonschema::validator_for(&schema)
+            .map_err(|error| LoadError::Describe(format!("its schema is not a JSON Schema: {error}")))?;
         // People read these on a terminal.
         let line = |text: String| text.replace(char::is_control, " ");
         Ok(Description {

@@ -38,7 +38,8 @@ impl Pseudo {
         (":service", Self::Service),
         (":route", Self::Route),
     ];
-    const RESPONSE: [(&'static str, Self); 3] = [(":status", Self::Status), (":service", Self::Service), (":endpoint", Self::Endpoint)];
+    const RESPONSE: [(&'static str, Self); 3] =
+        [(":status", Self::Status), (":service", Self::Service), (":endpoint", Self::Endpoint)];
 }
 
 impl fmt::Display for Field {
@@ -74,7 +75,11 @@ impl Default for Needs {
 impl Needs {
     /// Fails with a message that names the field.
     pub fn parse(needs: &types::Needs) -> Result<Self, String> {
-        Ok(Self { request: fields(&needs.request, &Pseudo::REQUEST)?, response: fields(&needs.response, &Pseudo::RESPONSE)?, skip: needs.skip })
+        Ok(Self {
+            request: fields(&needs.request, &Pseudo::REQUEST)?,
+            response: fields(&needs.response, &Pseudo::RESPONSE)?,
+            skip: needs.skip,
+        })
     }
 
     pub fn skips(&self, occasion: types::Occasions) -> bool {
@@ -101,5 +106,7 @@ fn field(name: &str, pseudo: &[(&'static str, Pseudo)]) -> Result<Field, String>
             .map(|(_, pseudo)| Field::Pseudo(*pseudo))
             .ok_or_else(|| format!("it reads {name:?}, which does not exist; there are {}", known()));
     }
-    HeaderName::from_lowercase(name.as_bytes()).map(Field::Header).map_err(|_| format!("it reads {name:?}, which is no lower-case field name"))
+    HeaderName::from_lowercase(name.as_bytes())
+        .map(Field::Header)
+        .map_err(|_| format!("it reads {name:?}, which is no lower-case field name"))
 }

@@ -1,6 +1,8 @@
 //! What policies can ask of the host: the other end of `wit/imports.wit`.
 
-use super::bindings::{Imports, PACKAGE, VERSION, cells, clock, crypto, endpoints, log, metrics, names, random, trace, types};
+use super::bindings::{
+    Imports, PACKAGE, VERSION, cells, clock, crypto, endpoints, log, metrics, names, random, trace, types,
+};
 use super::{Context, cpu};
 use crate::cells::{Cell, Kind};
 use crate::clock::{now, unix};
@@ -52,7 +54,14 @@ impl State {
         Self {
             context,
             // `trap_on_grow_failure`: a guest that cannot have more memory has no good way on.
-            limits: StoreLimitsBuilder::new().memory_size(memory).memories(4).tables(16).table_elements(100_000).instances(64).trap_on_grow_failure(true).build(),
+            limits: StoreLimitsBuilder::new()
+                .memory_size(memory)
+                .memories(4)
+                .tables(16)
+                .table_elements(100_000)
+                .instances(64)
+                .trap_on_grow_failure(true)
+                .build(),
             cpu_limit: limits.cpu,
             cpu_now: limits.cpu,
             cpu_at_first_tick: None,
@@ -73,7 +82,11 @@ impl State {
             let spent = cpu::thread_time();
             let state = context.data_mut();
             let since = *state.cpu_at_first_tick.get_or_insert(spent);
-            if spent.saturating_sub(since) >= state.cpu_now { Err(Trap::Interrupt.into()) } else { Ok(UpdateDeadline::Continue(1)) }
+            if spent.saturating_sub(since) >= state.cpu_now {
+                Err(Trap::Interrupt.into())
+            } else {
+                Ok(UpdateDeadline::Continue(1))
+            }
         });
         Self::arm(store, SETUP_CPU);
     }
@@ -97,11 +110,16 @@ impl State {
     }
 
     fn context(&self) -> Result<&Arc<Context>> {
-        self.context.as_ref().ok_or_else(|| wasmtime::Error::msg("a plugin has no access to the node while it describes itself"))
+        self.context
+            .as_ref()
+            .ok_or_else(|| wasmtime::Error::msg("a plugin has no access to the node while it describes itself"))
     }
 
     fn cell(&self, cell: u32) -> Result<&Cell> {
-        self.cells.get(cell as usize).map(|cell| &**cell).ok_or_else(|| wasmtime::Error::msg(format!("cell {cell} is not open")))
+        self.cells
+            .get(cell as usize)
+            .map(|cell| &**cell)
+            .ok_or_else(|| wasmtime::Error::msg(format!("cell {cell} is not open")))
     }
 
     fn key(&self, key: u32) -> Result<&Arc<Key>> {
@@ -150,7 +168,8 @@ fn open<T>(things: &mut Vec<T>, thing: T) -> std::result::Result<u32, String> {
 
 /// Whether this host offers an interface of the contract.
 pub fn is_known(import: &str) -> bool {
-    const INTERFACES: [&str; 10] = ["types", "log", "clock", "random", "names", "cells", "endpoints", "crypto", "metrics", "trace"];
+    const INTERFACES: [&str; 10] =
+        ["types", "log", "clock", "random", "names", "cells", "endpoints", "crypto", "metrics", "trace"];
     INTERFACES.iter().any(|name| import == format!("{PACKAGE}/{name}@{VERSION}"))
 }
 
@@ -224,7 +243,10 @@ impl cells::Host for State {
     }
 
     fn record_result(&mut self, cell: u32, failed: bool, slow: bool) -> Result<cells::Tally> {
-        let tally = self.cell(cell)?.record(failed, slow, now()).ok_or_else(|| wasmtime::Error::msg(format!("cell {cell} is not a window")))?;
+        let tally = self
+            .cell(cell)?
+            .record(failed, slow, now())
+            .ok_or_else(|| wasmtime::Error::msg(format!("cell {cell} is not a window")))?;
         Ok(cells::Tally { total: tally.total, failed: tally.failed, slow: tally.slow })
     }
 
@@ -271,12 +293,25 @@ impl endpoints::Host for State {
         let Some(service) = context.services.get(service) else { return Ok(false) };
         let ejected = service.eject(endpoint, now.saturating_add(duration), now);
         if ejected && may_log {
-            tracing::info!(policy = &*context.policy, service = &*service.name, endpoint, "endpoint ejected for {:?}", Duration::from_nanos(duration));
+            tracing::info!(
+                policy = &*context.policy,
+                service = &*service.name,
+                endpoint,
+                "endpoint ejected for {:?}",
+                Duration::from_nanos(duration)
+            );
         }
         Ok(ejected)
     }
 
-    fn report_breaker(&mut self, service: u32, endpoint: Option<u32>, scope: String, state: endpoints::Breaker, reason: String) -> Result<()> {
+    fn report_breaker(
+        &mut self,
+        service: u32,
+        endpoint: Option<u32>,
+        scope: String,
+        state: endpoints::Breaker,
+        reason: String,
+    ) -> Result<()> {
         let may_log = self.may_log();
         let context = self.context()?;
         let Some(service) = context.services.get(service) else { return Ok(()) };
@@ -294,7 +329,15 @@ impl endpoints::Host for State {
         }
         let address = endpoint.as_ref().map_or_else(|| Arc::from(""), |endpoint| endpoint.address.clone());
         if may_log {
-            tracing::info!(policy = &*context.policy, service = &*service.name, endpoint = &*address, scope, state = to, reason, "circuit breaker");
+            tracing::info!(
+                policy = &*context.policy,
+                service = &*service.name,
+                endpoint = &*address,
+                scope,
+                state = to,
+                reason,
+                "circuit breaker"
+            );
         }
         context.telemetry.metrics.breaker_transition(&context.policy, &service.name, &address, to);
         let told = BreakerState { policy: context.policy.clone(), state: to, reason };
@@ -309,7 +352,9 @@ impl endpoints::Host for State {
 impl crypto::Host for State {
     fn open(&mut self, name: String) -> Result<std::result::Result<u32, String>> {
         let key = self.context()?.keys.get(&name);
-        Ok(key.ok_or_else(|| format!("there is no key {name:?}: add [key.{name}] to the configuration")).and_then(|key| open(&mut self.keys, key)))
+        Ok(key
+            .ok_or_else(|| format!("there is no key {name:?}: add [key.{name}] to the configuration"))
+            .and_then(|key| open(&mut self.keys, key)))
     }
 
     fn algorithm(&mut self, key: u32) -> Result<String> {
@@ -342,7 +387,9 @@ impl crypto::Host for State {
             Ok(algorithm) => algorithm,
             Err(error) => return Ok(Err(error.to_string())),
         };
-        Ok(self.excused(|| key.verify(algorithm, key_id.as_deref(), &data, &signature)).map_err(|error| error.to_string()))
+        Ok(self
+            .excused(|| key.verify(algorithm, key_id.as_deref(), &data, &signature))
+            .map_err(|error| error.to_string()))
     }
 
     fn sha256(&mut self, data: Vec<u8>) -> Result<Vec<u8>> {
@@ -358,12 +405,16 @@ impl metrics::Host for State {
             metrics::Kind::Histogram => PolicyMetricKind::Histogram,
         };
         let context = self.context()?;
-        let metric = context.telemetry.metrics.policies.declare(&context.policy, &name, kind).map_err(|error| error.to_string());
+        let metric =
+            context.telemetry.metrics.policies.declare(&context.policy, &name, kind).map_err(|error| error.to_string());
         Ok(metric.and_then(|metric| open(&mut self.metrics, metric)))
     }
 
     fn update(&mut self, metric: u32, value: f64) -> Result<()> {
-        self.metrics.get(metric as usize).ok_or_else(|| wasmtime::Error::msg(format!("metric {metric} is not open")))?.record(value);
+        self.metrics
+            .get(metric as usize)
+            .ok_or_else(|| wasmtime::Error::msg(format!("metric {metric} is not open")))?
+            .record(value);
         Ok(())
     }
 }

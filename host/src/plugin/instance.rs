@@ -4,8 +4,8 @@ use super::bindings::Hooks;
 use super::fields::Needs;
 use super::imports::{SETUP_CPU, State};
 use super::{Plugin, Policy};
-use std::time::Duration;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 use wasmtime::{AsContextMut, Store, StoreContextMut, Trap};
 
 /// A configured instance. Not to be used again after a call has failed with [`HookError::Broken`].
@@ -59,8 +59,12 @@ impl Instance {
         let hooks = made.unwrap_or_else(|_| Err(wasmtime::Error::msg("the host panicked"))).map_err(broken)?;
         let mut this = Self { store, hooks };
         let config = policy.config.to_string();
-        let configured = this.call(SETUP_CPU, |hooks, store| hooks.configure(store, config.as_bytes()).map(Ok)).map_err(|error| ConfigureError::Broken(error.message().into()))?;
-        let needs = configured.map_err(|problems| ConfigureError::Problems(problems.into_iter().map(|problem| (problem.pointer, problem.message)).collect()))?;
+        let configured = this
+            .call(SETUP_CPU, |hooks, store| hooks.configure(store, config.as_bytes()).map(Ok))
+            .map_err(|error| ConfigureError::Broken(error.message().into()))?;
+        let needs = configured.map_err(|problems| {
+            ConfigureError::Problems(problems.into_iter().map(|problem| (problem.pointer, problem.message)).collect())
+        })?;
         let needs = Needs::parse(&needs).map_err(|message| ConfigureError::Problems(vec![(String::new(), message)]))?;
         Ok((this, needs))
     }
@@ -97,4 +101,3 @@ pub fn reason(error: &wasmtime::Error) -> String {
     }
     line
 }
-

@@ -52,20 +52,27 @@ pub fn add_to_linker(linker: &mut Linker<State>) -> Result<()> {
         stream.resource("output-stream", ResourceType::host::<OutputStream>(), |_, _| Ok(()))?;
         stream.func_wrap(function, |_: Context<'_>, (): ()| Ok((Resource::<OutputStream>::new_own(0),)))?;
     }
-    for (interface, resource) in [("wasi:cli/terminal-input@0.2.6", "terminal-input"), ("wasi:cli/terminal-output@0.2.6", "terminal-output")] {
+    for (interface, resource) in
+        [("wasi:cli/terminal-input@0.2.6", "terminal-input"), ("wasi:cli/terminal-output@0.2.6", "terminal-output")]
+    {
         linker.instance(interface)?.resource(resource, ResourceType::host::<Terminal>(), |_, _| Ok(()))?;
     }
-    for (stream, resource) in [("stdin", "terminal-input"), ("stdout", "terminal-output"), ("stderr", "terminal-output")] {
+    for (stream, resource) in
+        [("stdin", "terminal-input"), ("stdout", "terminal-output"), ("stderr", "terminal-output")]
+    {
         let mut terminal = linker.instance(&format!("wasi:cli/terminal-{stream}@0.2.6"))?;
         terminal.resource(resource, ResourceType::host::<Terminal>(), |_, _| Ok(()))?;
-        terminal.func_wrap(&format!("get-terminal-{stream}"), |_: Context<'_>, (): ()| Ok((None::<Resource<Terminal>>,)))?;
+        terminal
+            .func_wrap(&format!("get-terminal-{stream}"), |_: Context<'_>, (): ()| Ok((None::<Resource<Terminal>>,)))?;
     }
     let mut environment = linker.instance("wasi:cli/environment@0.2.6")?;
     environment.func_wrap("get-environment", |_: Context<'_>, (): ()| Ok((Vec::<(String, String)>::new(),)))?;
     environment.func_wrap("get-arguments", |_: Context<'_>, (): ()| Ok((Vec::<String>::new(),)))?;
     environment.func_wrap("initial-cwd", |_: Context<'_>, (): ()| Ok((None::<String>,)))?;
     let mut exit = linker.instance("wasi:cli/exit@0.2.6")?;
-    exit.func_wrap("exit", |_: Context<'_>, (_,): (std::result::Result<(), ()>,)| -> Result<()> { Err(wasmtime::Error::msg("the plugin exited")) })?;
+    exit.func_wrap("exit", |_: Context<'_>, (_,): (std::result::Result<(), ()>,)| -> Result<()> {
+        Err(wasmtime::Error::msg("the plugin exited"))
+    })?;
     clocks(linker)?;
     randomness(linker)
 }
@@ -87,7 +94,9 @@ fn streams(linker: &mut Linker<State>) -> Result<()> {
     streams.resource("output-stream", ResourceType::host::<OutputStream>(), |_, _| Ok(()))?;
     streams.func_wrap("[method]input-stream.read", read)?;
     streams.func_wrap("[method]input-stream.blocking-read", read)?;
-    streams.func_wrap("[method]output-stream.check-write", |_: Context<'_>, (_,): (Resource<OutputStream>,)| Ok((Ok::<u64, StreamError>(WRITE),)))?;
+    streams.func_wrap("[method]output-stream.check-write", |_: Context<'_>, (_,): (Resource<OutputStream>,)| {
+        Ok((Ok::<u64, StreamError>(WRITE),))
+    })?;
     streams.func_wrap("[method]output-stream.write", write)?;
     streams.func_wrap("[method]output-stream.blocking-write-and-flush", write)?;
     streams.func_wrap("[method]output-stream.flush", flush)?;

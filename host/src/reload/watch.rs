@@ -32,12 +32,7 @@ impl Default for Watch {
     fn default() -> Self {
         // One place is enough: that something changed is all there is to tell.
         let (wake, changes) = sync_channel(1);
-        Self {
-            watched: BTreeMap::new(),
-            watcher: None,
-            wake,
-            changes,
-        }
+        Self { watched: BTreeMap::new(), watcher: None, wake, changes }
     }
 }
 
@@ -46,9 +41,7 @@ impl Watch {
     /// something may have changed unseen.
     pub fn renew(&mut self, directories: BTreeSet<PathBuf>) -> bool {
         let identity = |path: &Path| fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()));
-        let present = directories
-            .into_iter()
-            .filter_map(|path| identity(&path).map(|identity| (path, identity)));
+        let present = directories.into_iter().filter_map(|path| identity(&path).map(|identity| (path, identity)));
         let present: BTreeMap<_, _> = present.take(MAX_DIRECTORIES).collect();
         if present == self.watched {
             return false;
@@ -66,10 +59,7 @@ impl Watch {
         if let Some(watcher) = &mut self.watcher {
             for directory in present.keys() {
                 if let Err(error) = watcher.watch(directory, RecursiveMode::NonRecursive) {
-                    tracing::warn!(
-                        "changes of {} are looked for every {LOOK:?} only: {error}",
-                        directory.display()
-                    );
+                    tracing::warn!("changes of {} are looked for every {LOOK:?} only: {error}", directory.display());
                 }
             }
         }
@@ -99,12 +89,7 @@ fn matters(kind: EventKind) -> bool {
 pub fn around_directory(directory: &Path) -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::from([nearest(directory)]);
     follow(directory, &mut found);
-    for entry in fs::read_dir(directory)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .take(MAX_DIRECTORIES)
-    {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten().take(MAX_DIRECTORIES) {
         if entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
             follow(&entry.path(), &mut found);
         }
@@ -139,12 +124,7 @@ fn follow(path: &Path, found: &mut BTreeSet<PathBuf>) {
 
 /// The directory itself, or the first above it that exists: there it will appear.
 fn nearest(directory: &Path) -> PathBuf {
-    directory
-        .ancestors()
-        .map(named)
-        .find(|directory| directory.is_dir())
-        .unwrap_or(Path::new("."))
-        .to_owned()
+    directory.ancestors().map(named).find(|directory| directory.is_dir()).unwrap_or(Path::new(".")).to_owned()
 }
 
 fn holder(path: &Path) -> &Path {
@@ -153,11 +133,7 @@ fn holder(path: &Path) -> &Path {
 
 /// The empty path is the current directory.
 fn named(path: &Path) -> &Path {
-    if path.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        path
-    }
+    if path.as_os_str().is_empty() { Path::new(".") } else { path }
 }
 
 #[cfg(test)]
@@ -184,18 +160,9 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_awaited_where_it_will_appear() {
-        assert_eq!(
-            around_directory(Path::new("/nowhere/at/all")),
-            BTreeSet::from([PathBuf::from("/")])
-        );
-        assert_eq!(
-            around_directory(Path::new("nowhere/at/all")),
-            BTreeSet::from([PathBuf::from(".")])
-        );
-        assert_eq!(
-            around_file(Path::new("config.toml")),
-            BTreeSet::from([PathBuf::from(".")])
-        );
+        assert_eq!(around_directory(Path::new("/nowhere/at/all")), BTreeSet::from([PathBuf::from("/")]));
+        assert_eq!(around_directory(Path::new("nowhere/at/all")), BTreeSet::from([PathBuf::from(".")]));
+        assert_eq!(around_file(Path::new("config.toml")), BTreeSet::from([PathBuf::from(".")]));
     }
 
     #[test]

@@ -46,10 +46,7 @@ fn new_id() -> HeaderValue {
     let random: u128 = rand::rng().random();
     let number = random & !(0xf << 76) & !(0b11 << 62) | VERSION | VARIANT;
     let mut text = [b'-'; 36];
-    let digits = text
-        .iter_mut()
-        .enumerate()
-        .filter(|(at, _)| !matches!(at, 8 | 13 | 18 | 23));
+    let digits = text.iter_mut().enumerate().filter(|(at, _)| !matches!(at, 8 | 13 | 18 | 23));
     for ((_, place), digit) in digits.zip((0..32).rev()) {
         let digit = (number >> (digit * 4)) as u8 & 0xf;
         *place = digit + if digit < 10 { b'0' } else { b'a' - 10 };
@@ -73,12 +70,7 @@ mod tests {
 
     #[test]
     fn a_good_request_id_is_kept() {
-        for id in [
-            "1",
-            "0af7651916cd43dd8448eb211c80319c",
-            "a:b/c;d=\"e\"",
-            &"x".repeat(128),
-        ] {
+        for id in ["1", "0af7651916cd43dd8448eb211c80319c", "a:b/c;d=\"e\"", &"x".repeat(128)] {
             assert_eq!(id_for(&[id.as_bytes()]), id);
         }
     }
@@ -86,15 +78,7 @@ mod tests {
     #[test]
     fn a_bad_request_id_is_replaced() {
         let long = "x".repeat(129);
-        let bad: [&[&[u8]]; 7] = [
-            &[],
-            &[b""],
-            &[b"a b"],
-            &[b"a\tb"],
-            &[b"\xff"],
-            &[long.as_bytes()],
-            &[b"a", b"a"],
-        ];
+        let bad: [&[&[u8]]; 7] = [&[], &[b""], &[b"a b"], &[b"a\tb"], &[b"\xff"], &[long.as_bytes()], &[b"a", b"a"]];
         for given in bad {
             let id = id_for(given);
             assert_eq!(id.len(), 36);

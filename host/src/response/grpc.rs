@@ -19,9 +19,8 @@ const ENCODED: &AsciiSet = &CONTROLS.add(b'%');
 /// gRPC-Web is another protocol, whose errors are plain HTTP.
 pub fn is_grpc(headers: &HeaderMap) -> bool {
     const GRPC: &[u8] = b"application/grpc";
-    let Some((media_type, rest)) = headers
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.as_bytes().split_at_checked(GRPC.len()))
+    let Some((media_type, rest)) =
+        headers.get(CONTENT_TYPE).and_then(|value| value.as_bytes().split_at_checked(GRPC.len()))
     else {
         return false;
     };
@@ -54,9 +53,7 @@ pub(super) fn trailers_only(headers: &mut HeaderMap, status: u32, message: &str)
 
 fn end(headers: &mut HeaderMap, status: u32, message: &str) {
     headers.insert(GRPC_STATUS, status.into());
-    let message = message
-        .get(..message.floor_char_boundary(MAX_MESSAGE_BYTES))
-        .unwrap_or_default();
+    let message = message.get(..message.floor_char_boundary(MAX_MESSAGE_BYTES)).unwrap_or_default();
     if !message.is_empty()
         && let Ok(message) = HeaderValue::try_from(utf8_percent_encode(message, ENCODED).to_string())
     {

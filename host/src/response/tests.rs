@@ -2,11 +2,7 @@ use super::*;
 use serde_json::{Value, json};
 
 fn caller(grpc: bool, http2: bool) -> Caller {
-    Caller {
-        id: HeaderValue::from_static("id-1"),
-        http2,
-        grpc,
-    }
+    Caller { id: HeaderValue::from_static("id-1"), http2, grpc }
 }
 
 fn http() -> Caller {
@@ -31,9 +27,7 @@ fn error(kind: ErrorKind) -> ProxyError {
 
 #[test]
 fn each_kind_has_its_status() {
-    let table: Vec<_> = ErrorKind::ALL
-        .map(|kind| (kind.as_str(), kind.status().as_u16()))
-        .to_vec();
+    let table: Vec<_> = ErrorKind::ALL.map(|kind| (kind.as_str(), kind.status().as_u16())).to_vec();
     let expected = [
         ("bad-request", 400),
         ("connect-refused", 405),
@@ -96,10 +90,7 @@ fn a_grpc_caller_gets_trailers_only() {
 #[test]
 fn retry_after_is_whole_seconds_rounded_up_and_never_zero() {
     for (millis, seconds) in [(0, "1"), (1, "1"), (1000, "1"), (1001, "2"), (30_000, "30")] {
-        let error = ProxyError {
-            retry_after: Some(Duration::from_millis(millis)),
-            ..error(ErrorKind::BreakerOpen)
-        };
+        let error = ProxyError { retry_after: Some(Duration::from_millis(millis)), ..error(ErrorKind::BreakerOpen) };
         assert_eq!(header(&respond(&error, &http()), "retry-after"), Some(seconds));
         let response = respond(&error, &grpc());
         assert_eq!(header(&response, "retry-after"), Some(seconds));
@@ -111,15 +102,8 @@ fn retry_after_is_whole_seconds_rounded_up_and_never_zero() {
 #[test]
 fn a_connection_with_two_readings_is_closed() {
     for kind in ErrorKind::ALL {
-        let close = matches!(
-            kind,
-            ErrorKind::BadRequest | ErrorKind::ConnectRefused | ErrorKind::TooLarge
-        );
-        assert_eq!(
-            header(&respond(&error(kind), &http()), "connection").is_some(),
-            close,
-            "{kind:?}"
-        );
+        let close = matches!(kind, ErrorKind::BadRequest | ErrorKind::ConnectRefused | ErrorKind::TooLarge);
+        assert_eq!(header(&respond(&error(kind), &http()), "connection").is_some(), close, "{kind:?}");
         assert_eq!(
             header(&respond(&error(kind), &caller(false, true)), "connection"),
             None,
@@ -130,25 +114,12 @@ fn a_connection_with_two_readings_is_closed() {
 
 #[test]
 fn statuses_come_with_the_fields_they_need() {
-    assert_eq!(
-        header(&respond(&error(ErrorKind::Token), &http()), "www-authenticate"),
-        Some("Bearer")
-    );
+    assert_eq!(header(&respond(&error(ErrorKind::Token), &http()), "www-authenticate"), Some("Bearer"));
     assert!(header(&respond(&error(ErrorKind::ConnectRefused), &http()), "allow").is_some());
-    let given = Reply {
-        status: 401,
-        headers: vec![("www-authenticate".into(), b"Basic".to_vec())],
-        ..Reply::default()
-    };
+    let given =
+        Reply { status: 401, headers: vec![("www-authenticate".into(), b"Basic".to_vec())], ..Reply::default() };
     let response = reply(&given, &http());
-    assert_eq!(
-        response
-            .headers()
-            .get_all("www-authenticate")
-            .iter()
-            .collect::<Vec<_>>(),
-        ["Basic"]
-    );
+    assert_eq!(response.headers().get_all("www-authenticate").iter().collect::<Vec<_>>(), ["Basic"]);
 }
 
 #[test]
@@ -176,37 +147,22 @@ fn a_policy_replies_in_its_own_words() {
         status: 418,
         error: "teapot".into(),
         message: "short and stout".into(),
-        headers: vec![
-            ("set-cookie".into(), b"a=1".to_vec()),
-            ("set-cookie".into(), b"b=2".to_vec()),
-        ],
+        headers: vec![("set-cookie".into(), b"a=1".to_vec()), ("set-cookie".into(), b"b=2".to_vec())],
         ..Reply::default()
     };
     assert_eq!(teapot.check(), Ok(()));
     let response = reply(&teapot, &http());
     assert_eq!(response.status(), 418);
     assert_eq!(header(&response, "x-weir-error"), Some("teapot"));
-    assert_eq!(
-        response.headers().get_all("set-cookie").iter().collect::<Vec<_>>(),
-        ["a=1", "b=2"]
-    );
-    assert_eq!(
-        body(&response),
-        json!({ "error": "teapot", "message": "short and stout", "exchange": "id-1" })
-    );
+    assert_eq!(response.headers().get_all("set-cookie").iter().collect::<Vec<_>>(), ["a=1", "b=2"]);
+    assert_eq!(body(&response), json!({ "error": "teapot", "message": "short and stout", "exchange": "id-1" }));
 
     let response = reply(&teapot, &grpc());
-    assert_eq!(
-        (response.status().as_u16(), grpc_status(response.headers())),
-        (200, Some(2))
-    );
+    assert_eq!((response.status().as_u16(), grpc_status(response.headers())), (200, Some(2)));
     assert_eq!(header(&response, "grpc-message"), Some("short and stout"));
     assert_eq!(header(&response, "set-cookie"), Some("a=1"));
 
-    let chosen = Reply {
-        grpc_status: Some(9),
-        ..teapot
-    };
+    let chosen = Reply { grpc_status: Some(9), ..teapot };
     assert_eq!(grpc_status(reply(&chosen, &grpc()).headers()), Some(9));
     assert_eq!(grpc_status(reply(&chosen, &http()).headers()), None);
 }
@@ -232,92 +188,29 @@ fn a_policys_body_is_sent_as_it_is() {
 #[test]
 fn an_answer_without_content_has_none() {
     for status in [204, 205, 304] {
-        let given = Reply {
-            status,
-            body: Some(Bytes::from_static(b"no")),
-            ..Reply::default()
-        };
+        let given = Reply { status, body: Some(Bytes::from_static(b"no")), ..Reply::default() };
         assert!(reply(&given, &http()).body().is_empty());
-        let told = Reply {
-            status,
-            message: "no".into(),
-            ..Reply::default()
-        };
+        let told = Reply { status, message: "no".into(), ..Reply::default() };
         assert!(reply(&told, &http()).body().is_empty());
     }
-    let empty = reply(
-        &Reply {
-            status: 200,
-            ..Reply::default()
-        },
-        &http(),
-    );
+    let empty = reply(&Reply { status: 200, ..Reply::default() }, &http());
     assert!(empty.body().is_empty() && header(&empty, "content-type").is_none());
-    let told = reply(
-        &Reply {
-            status: 200,
-            message: "hello".into(),
-            ..Reply::default()
-        },
-        &http(),
-    );
+    let told = reply(&Reply { status: 200, message: "hello".into(), ..Reply::default() }, &http());
     assert_eq!(body(&told), json!({ "message": "hello", "exchange": "id-1" }));
 }
 
 #[test]
 fn what_a_policy_cannot_say_is_named_and_not_sent() {
-    let good = Reply {
-        status: 200,
-        ..Reply::default()
-    };
+    let good = Reply { status: 200, ..Reply::default() };
     assert_eq!(good.check(), Ok(()));
-    let with_header = |name: &str, value: &[u8]| Reply {
-        headers: vec![(name.into(), value.to_vec())],
-        ..good.clone()
-    };
+    let with_header = |name: &str, value: &[u8]| Reply { headers: vec![(name.into(), value.to_vec())], ..good.clone() };
     let bad = [
-        (
-            Reply {
-                status: 101,
-                ..good.clone()
-            },
-            "101",
-        ),
-        (
-            Reply {
-                status: 0,
-                ..good.clone()
-            },
-            "0",
-        ),
-        (
-            Reply {
-                status: 600,
-                ..good.clone()
-            },
-            "600",
-        ),
-        (
-            Reply {
-                error: "a b".into(),
-                ..good.clone()
-            },
-            "a b",
-        ),
-        (
-            Reply {
-                error: "a\r\nset-cookie: b".into(),
-                ..good.clone()
-            },
-            "a\\r\\n",
-        ),
-        (
-            Reply {
-                error: "x".repeat(65),
-                ..good.clone()
-            },
-            "xxx",
-        ),
+        (Reply { status: 101, ..good.clone() }, "101"),
+        (Reply { status: 0, ..good.clone() }, "0"),
+        (Reply { status: 600, ..good.clone() }, "600"),
+        (Reply { error: "a b".into(), ..good.clone() }, "a b"),
+        (Reply { error: "a\r\nset-cookie: b".into(), ..good.clone() }, "a\\r\\n"),
+        (Reply { error: "x".repeat(65), ..good.clone() }, "xxx"),
         (with_header("content-length", b"9"), "content-length"),
         (with_header("transfer-encoding", b"chunked"), "transfer-encoding"),
         (with_header("Upper", b"1"), "Upper"),
@@ -330,10 +223,7 @@ fn what_a_policy_cannot_say_is_named_and_not_sent() {
         assert!(matches!(response.status().as_u16(), 200 | 500));
         assert_eq!(header(&response, "x-weir-error"), None);
         assert!(
-            response
-                .headers()
-                .keys()
-                .all(|name| ["x-request-id", "content-type"].contains(&name.as_str())),
+            response.headers().keys().all(|name| ["x-request-id", "content-type"].contains(&name.as_str())),
             "{response:?}"
         );
     }

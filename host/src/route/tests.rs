@@ -11,10 +11,7 @@ fn spec(host: &str, prefix: &str) -> RouteSpec {
 }
 
 fn header(name: &'static str, value: &'static str) -> (HeaderName, HeaderValue) {
-    (
-        HeaderName::from_static(name),
-        HeaderValue::from_static(value),
-    )
+    (HeaderName::from_static(name), HeaderValue::from_static(value))
 }
 
 fn get(routes: &Routes, host: &str, path: &str) -> Option<usize> {
@@ -23,13 +20,7 @@ fn get(routes: &Routes, host: &str, path: &str) -> Option<usize> {
 
 #[test]
 fn the_most_specific_host_wins() {
-    let hosts = [
-        "",
-        "*.com",
-        "*.example.com",
-        "api.example.com",
-        "*.b.example.com",
-    ];
+    let hosts = ["", "*.com", "*.example.com", "api.example.com", "*.b.example.com"];
     let routes = Routes::build(hosts.iter().map(|host| spec(host, "")).collect()).unwrap();
     for (host, expected) in [
         ("api.example.com", 3),
@@ -51,11 +42,7 @@ fn the_most_specific_host_wins() {
 
 #[test]
 fn hosts_match_in_any_case_and_with_a_dot_at_the_end() {
-    let routes = Routes::build(vec![
-        spec("API.example.com.", ""),
-        spec("*.Example.ORG", ""),
-    ])
-    .unwrap();
+    let routes = Routes::build(vec![spec("API.example.com.", ""), spec("*.Example.ORG", "")]).unwrap();
     for host in ["api.example.com", "Api.Example.Com", "api.example.com."] {
         assert_eq!(get(&routes, host, "/"), Some(0), "{host}");
     }
@@ -66,14 +53,8 @@ fn hosts_match_in_any_case_and_with_a_dot_at_the_end() {
 #[test]
 fn a_host_longer_than_names_can_be_fits_routes_for_any() {
     let routes = Routes::build(vec![spec("*.com", ""), spec("", "")]).unwrap();
-    assert_eq!(
-        get(&routes, &format!("{}.com", "a".repeat(249)), "/"),
-        Some(0)
-    );
-    assert_eq!(
-        get(&routes, &format!("{}.com", "a".repeat(250)), "/"),
-        Some(1)
-    );
+    assert_eq!(get(&routes, &format!("{}.com", "a".repeat(249)), "/"), Some(0));
+    assert_eq!(get(&routes, &format!("{}.com", "a".repeat(250)), "/"), Some(1));
     assert_eq!(get(&routes, &"a.".repeat(100_000), "/"), Some(1));
 }
 
@@ -136,29 +117,15 @@ fn among_equal_paths_headers_then_methods_then_listener_then_order_decide() {
 #[test]
 fn less_specific_routes_have_their_turn_where_the_rest_does_not_fit() {
     let specs = vec![
-        RouteSpec {
-            methods: vec![Method::POST],
-            ..spec("a.b.c", "/x/y")
-        },
-        RouteSpec {
-            headers: vec![header("k", "v")],
-            ..spec("a.b.c", "/x")
-        },
-        RouteSpec {
-            listener: Some("other".to_owned()),
-            ..spec("*.b.c", "/x/y")
-        },
-        RouteSpec {
-            methods: vec![Method::PUT, Method::DELETE],
-            ..spec("*.c", "")
-        },
+        RouteSpec { methods: vec![Method::POST], ..spec("a.b.c", "/x/y") },
+        RouteSpec { headers: vec![header("k", "v")], ..spec("a.b.c", "/x") },
+        RouteSpec { listener: Some("other".to_owned()), ..spec("*.b.c", "/x/y") },
+        RouteSpec { methods: vec![Method::PUT, Method::DELETE], ..spec("*.c", "") },
         spec("", "/x"),
     ];
     let routes = Routes::build(specs).unwrap();
     let mut headers = HeaderMap::new();
-    let find = |listener, method, headers: &HeaderMap| {
-        routes.find(listener, "a.b.c", "/x/y/z", &method, headers)
-    };
+    let find = |listener, method, headers: &HeaderMap| routes.find(listener, "a.b.c", "/x/y/z", &method, headers);
     assert_eq!(find("l", Method::POST, &headers), Some(0));
     assert_eq!(find("other", Method::GET, &headers), Some(2));
     assert_eq!(find("l", Method::DELETE, &headers), Some(3));
@@ -167,10 +134,7 @@ fn less_specific_routes_have_their_turn_where_the_rest_does_not_fit() {
     assert_eq!(find("l", Method::GET, &headers), Some(4));
     headers.append("k", HeaderValue::from_static("v"));
     assert_eq!(find("l", Method::GET, &headers), Some(1));
-    assert_eq!(
-        routes.find("l", "a.b.c", "/y", &Method::GET, &headers),
-        None
-    );
+    assert_eq!(routes.find("l", "a.b.c", "/y", &Method::GET, &headers), None);
 }
 
 #[test]
@@ -185,26 +149,13 @@ fn what_cannot_be_understood_is_told_by_route() {
         spec(&"a".repeat(254), ""),
         spec("", "users"),
         spec("", "/a?b"),
-        RouteSpec {
-            host: Some(String::new()),
-            ..RouteSpec::default()
-        },
+        RouteSpec { host: Some(String::new()), ..RouteSpec::default() },
     ];
     let mut specs = vec![spec("a", "/"), spec("[::1]", "/")];
     specs.extend(bad);
     let problems = Routes::build(specs).unwrap_err();
-    assert_eq!(
-        problems
-            .iter()
-            .map(|problem| problem.route)
-            .collect::<Vec<_>>(),
-        (2..12).collect::<Vec<_>>()
-    );
-    assert!(
-        problems[0]
-            .to_string()
-            .starts_with("route 2: host \"a:80\" has to be")
-    );
+    assert_eq!(problems.iter().map(|problem| problem.route).collect::<Vec<_>>(), (2..12).collect::<Vec<_>>());
+    assert!(problems[0].to_string().starts_with("route 2: host \"a:80\" has to be"));
 }
 
 /// The same rules, written as a scan over all routes.
@@ -218,90 +169,45 @@ fn naive(specs: &[RouteSpec], query: &Query<'_>, host: &str) -> Option<usize> {
                 None => (host == pattern.to_lowercase()).then_some((2, 0)),
             },
         }?;
-        let prefix = spec
-            .path_prefix
-            .as_deref()
-            .unwrap_or("/")
-            .trim_end_matches('/');
+        let prefix = spec.path_prefix.as_deref().unwrap_or("/").trim_end_matches('/');
         let rest = query.path.strip_prefix(prefix)?;
         let methods = spec.methods.is_empty() || spec.methods.contains(query.method);
-        let listener = spec
-            .listener
-            .as_deref()
-            .is_none_or(|name| name == query.listener);
-        let headers = spec.headers.iter().all(|(name, value)| {
-            query
-                .headers
-                .get_all(name)
-                .iter()
-                .any(|given| given == value)
-        });
+        let listener = spec.listener.as_deref().is_none_or(|name| name == query.listener);
+        let headers =
+            spec.headers.iter().all(|(name, value)| query.headers.get_all(name).iter().any(|given| given == value));
         let fits = (rest.is_empty() || rest.starts_with('/')) && methods && listener && headers;
-        let rest = (
-            spec.headers.len(),
-            !spec.methods.is_empty(),
-            spec.listener.is_some(),
-        );
+        let rest = (spec.headers.len(), !spec.methods.is_empty(), spec.listener.is_some());
         fits.then_some((host_rank, prefix.len(), rest))
     };
-    let ranked = specs
-        .iter()
-        .enumerate()
-        .filter_map(|(route, spec)| Some((rank(spec)?, Reverse(route))));
+    let ranked = specs.iter().enumerate().filter_map(|(route, spec)| Some((rank(spec)?, Reverse(route))));
     ranked.max().map(|(_, Reverse(route))| route)
 }
 
 #[test]
 fn a_lookup_finds_what_a_scan_over_all_routes_finds() {
     let mut random = StdRng::seed_from_u64(3);
-    let hosts = [
-        "a.b.c", "b.c", "x.b.c", "c", "a.c", "*.b.c", "*.c", "*.a.b.c", "A.C",
-    ];
-    let paths = [
-        "/",
-        "/a",
-        "/a/",
-        "/a/b",
-        "/a/b/c",
-        "/b",
-        "/ab",
-        "/a//b",
-        "/a/b/c/d/e",
-    ];
+    let hosts = ["a.b.c", "b.c", "x.b.c", "c", "a.c", "*.b.c", "*.c", "*.a.b.c", "A.C"];
+    let paths = ["/", "/a", "/a/", "/a/b", "/a/b/c", "/b", "/ab", "/a//b", "/a/b/c/d/e"];
     let methods = [Method::GET, Method::POST, Method::PUT];
     let values = [header("k", "1"), header("k", "2"), header("m", "1")];
     let mut found = 0;
     for _ in 0..300 {
         let count = random.random_range(0..40);
         let mut some = |share: u32| random.random_ratio(share, 10);
-        let flags: Vec<_> = (0..count)
-            .map(|_| [some(8), some(8), some(3), some(3), some(2)])
-            .collect();
+        let flags: Vec<_> = (0..count).map(|_| [some(8), some(8), some(3), some(3), some(2)]).collect();
         let specs: Vec<_> = flags
             .iter()
             .map(|flag| RouteSpec {
                 host: flag[0].then(|| hosts[random.random_range(0..hosts.len())].to_owned()),
                 path_prefix: flag[1].then(|| paths[random.random_range(0..paths.len())].to_owned()),
-                methods: if flag[2] {
-                    vec![methods[random.random_range(0..3)].clone()]
-                } else {
-                    vec![]
-                },
-                headers: if flag[3] {
-                    values[..random.random_range(0..3)].to_vec()
-                } else {
-                    vec![]
-                },
+                methods: if flag[2] { vec![methods[random.random_range(0..3)].clone()] } else { vec![] },
+                headers: if flag[3] { values[..random.random_range(0..3)].to_vec() } else { vec![] },
                 listener: flag[4].then(|| ["l", "m"][random.random_range(0..2)].to_owned()),
             })
             .collect();
         let routes = Routes::build(specs.clone()).unwrap();
         for _ in 0..100 {
-            let headers: HeaderMap = values
-                .iter()
-                .filter(|_| random.random_bool(0.5))
-                .cloned()
-                .collect();
+            let headers: HeaderMap = values.iter().filter(|_| random.random_bool(0.5)).cloned().collect();
             let query = Query {
                 listener: ["l", "m", "n"][random.random_range(0..3)],
                 path: paths[random.random_range(0..paths.len())],
@@ -309,19 +215,8 @@ fn a_lookup_finds_what_a_scan_over_all_routes_finds() {
                 headers: &headers,
             };
             let host = hosts[random.random_range(0..hosts.len())].trim_start_matches("*.");
-            let route = routes.find(
-                query.listener,
-                host,
-                query.path,
-                query.method,
-                query.headers,
-            );
-            assert_eq!(
-                route,
-                naive(&specs, &query, host),
-                "{specs:#?} {host} {}",
-                query.path
-            );
+            let route = routes.find(query.listener, host, query.path, query.method, query.headers);
+            assert_eq!(route, naive(&specs, &query, host), "{specs:#?} {host} {}", query.path);
             found += usize::from(route.is_some());
         }
     }
@@ -336,15 +231,8 @@ fn a_lookup_among_ten_thousand_routes_tries_only_those_of_its_host_and_path() {
         _ => spec("", &format!("/service-{n}/a")),
     });
     let routes = Routes::build(specs.collect()).unwrap();
-    let all = routes
-        .exact
-        .values()
-        .chain(routes.below.values())
-        .chain([&routes.any]);
-    let most = all
-        .flat_map(|paths| &paths.nodes)
-        .map(|node| node.candidates.len())
-        .max();
+    let all = routes.exact.values().chain(routes.below.values()).chain([&routes.any]);
+    let most = all.flat_map(|paths| &paths.nodes).map(|node| node.candidates.len()).max();
     assert_eq!(most, Some(1));
     for n in [0, 4_500, 9_999] {
         assert_eq!(get(&routes, &format!("service-{n}"), "/x"), Some(n));

@@ -76,10 +76,7 @@ pub struct Counts {
 impl<B: Outgoing> Clients<B> {
     /// `metrics` gives a service's gauges by its name.
     pub fn new(metrics: impl Fn(&Arc<str>) -> ServiceMetrics + 'static) -> Self {
-        Self {
-            metrics: Box::new(metrics),
-            services: RefCell::default(),
-        }
+        Self { metrics: Box::new(metrics), services: RefCell::default() }
     }
 
     /// Sends one request to one endpoint and waits for the head of its answer. An HTTP/1.1 request has a target in
@@ -122,10 +119,9 @@ impl<B: Outgoing> Clients<B> {
         {
             return pool.clone();
         }
-        let upstream = services.entry(service.clone()).or_insert_with(|| Upstream {
-            metrics: (self.metrics)(service),
-            pools: HashMap::new(),
-        });
+        let upstream = services
+            .entry(service.clone())
+            .or_insert_with(|| Upstream { metrics: (self.metrics)(service), pools: HashMap::new() });
         let pool = Pool::new(address.clone(), upstream.metrics.clone(), *options);
         if let Some(other) = upstream.pools.insert(address.clone(), pool.clone()) {
             other.let_go();

@@ -137,9 +137,19 @@ mod tests {
 
     fn service(weights: &[u32]) -> std::sync::Arc<crate::service::Service> {
         let second = Duration::from_secs(1);
-        let options = ServiceOptions { protocol: Protocol::Http1, connect_timeout: second, idle_timeout: second, max_connections: 1, max_pending: 1 };
+        let options = ServiceOptions {
+            protocol: Protocol::Http1,
+            connect_timeout: second,
+            idle_timeout: second,
+            max_connections: 1,
+            max_pending: 1,
+        };
         let service = Services::default().intern("s", options);
-        let spec = |(at, weight): (usize, &u32)| Endpoint { address: format!("h:{}", at + 1), weight: *weight, metadata: Default::default() };
+        let spec = |(at, weight): (usize, &u32)| Endpoint {
+            address: format!("h:{}", at + 1),
+            weight: *weight,
+            metadata: Default::default(),
+        };
         service.set_endpoints(&weights.iter().enumerate().map(spec).collect::<Vec<_>>());
         service
     }
@@ -175,7 +185,11 @@ mod tests {
         let service = service(&[1, 1]);
         assert!(service.eject(0, 100, 0) && !service.eject(1, 100, 0));
         let version = service.version();
-        service.set_endpoints(&["h:2", "h:9", "h:8"].map(|address| Endpoint { address: address.into(), weight: 3, metadata: Default::default() }));
+        service.set_endpoints(&["h:2", "h:9", "h:8"].map(|address| Endpoint {
+            address: address.into(),
+            weight: 3,
+            metadata: Default::default(),
+        }));
         let set = service.endpoints();
         assert!(set.version > version);
         let by_id: Vec<_> = (0..3).map(|id| set.get(id).unwrap().address.to_string()).collect();

@@ -2,10 +2,10 @@
 
 use super::policies::{self, PolicyInput};
 use super::{Live as Counted, Route, Snapshot};
-use crate::plugin::Plugins;
 use crate::config::{self, Algorithm, Config, Problem};
 use crate::keys::{self, KeySpec, Keys};
 use crate::node::Node;
+use crate::plugin::Plugins;
 use crate::route::{RouteSpec, Routes};
 use crate::service::{Service, ServiceOptions};
 use crate::telemetry::metrics::Live;
@@ -92,7 +92,8 @@ impl Built {
 /// What the metrics are still about.
 fn live(node: &Node, snapshot: &Snapshot) -> Live {
     let names = |names: &mut dyn Iterator<Item = &String>| names.map(|name| Arc::from(name.as_str())).collect();
-    let services: Vec<Arc<Service>> = snapshot.config.services.iter().map(|service| service_of(node, service)).collect();
+    let services: Vec<Arc<Service>> =
+        snapshot.config.services.iter().map(|service| service_of(node, service)).collect();
     let endpoints = |service: &Arc<Service>| -> Vec<(Arc<str>, Arc<str>)> {
         service.endpoints().iter().map(|endpoint| (service.name.clone(), endpoint.address.clone())).collect()
     };
@@ -150,13 +151,15 @@ fn keys(file: &Path, config: &Config, previous: &Snapshot) -> Result<Arc<Keys>, 
 type Table = (Routes, Vec<Arc<Route>>);
 
 fn routes(node: &Node, file: &Path, config: &Config, chains: &HashMap<&str, usize>) -> Result<Table, Vec<Problem>> {
-    let services: HashMap<&str, Arc<Service>> = config.services.iter().map(|service| (service.name.as_str(), service_of(node, service))).collect();
+    let services: HashMap<&str, Arc<Service>> =
+        config.services.iter().map(|service| (service.name.as_str(), service_of(node, service))).collect();
     let mut specs = Vec::new();
     let mut entries = Vec::new();
     let mut taken: HashMap<String, u32> = HashMap::new();
     for route in &config.routes {
         let Some(service) = services.get(route.service.as_str()) else { continue };
-        let header = |(name, value): &(http::HeaderName, String)| Some((name.clone(), HeaderValue::from_str(value).ok()?));
+        let header =
+            |(name, value): &(http::HeaderName, String)| Some((name.clone(), HeaderValue::from_str(value).ok()?));
         specs.push(RouteSpec {
             listener: route.listener.clone(),
             host: route.matcher.host.clone(),

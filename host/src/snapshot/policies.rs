@@ -80,14 +80,23 @@ fn is_start(input: &PolicyInput<'_>) -> bool {
 fn was_unusable(input: &PolicyInput<'_>) -> bool {
     let previous = input.previous;
     let unusable = previous.policies.get(&input.config.name).is_some_and(|policy| policy.plugin.is_err());
-    let version = |plugins: &Plugins| plugins.get(&input.config.plugin).and_then(|plugin| plugin.as_ref().ok()).map(|plugin| (plugin.digest.clone(), plugin.generation));
-    let same_plugin = previous.config.policies.get(&input.config.name).is_some_and(|policy| policy.plugin == input.config.plugin);
+    let version = |plugins: &Plugins| {
+        plugins
+            .get(&input.config.plugin)
+            .and_then(|plugin| plugin.as_ref().ok())
+            .map(|plugin| (plugin.digest.clone(), plugin.generation))
+    };
+    let same_plugin =
+        previous.config.policies.get(&input.config.name).is_some_and(|policy| policy.plugin == input.config.plugin);
     unusable && same_plugin && version(&previous.plugins) == version(input.plugins)
 }
 
 /// The same plugin with the same configuration keeps its instances, and what they remember.
 fn is_unchanged(input: &PolicyInput<'_>, plugin: &Plugin, before: &Policy) -> bool {
-    let same_plugin = before.plugin.as_ref().is_ok_and(|before| before.digest == plugin.digest && before.generation == plugin.generation);
+    let same_plugin = before
+        .plugin
+        .as_ref()
+        .is_ok_and(|before| before.digest == plugin.digest && before.generation == plugin.generation);
     same_plugin
         && before.config == input.config.config
         && before.limits == input.config.limits
@@ -103,7 +112,8 @@ fn missing(input: &PolicyInput<'_>) -> String {
 
 fn without_plugin(input: &PolicyInput<'_>, why: &str) -> Problem {
     let plugin = &input.config.plugin;
-    let problem = Problem::new(input.file, input.config.plugin_position(), format!("policy {:?}: {why}", input.config.name));
+    let problem =
+        Problem::new(input.file, input.config.plugin_position(), format!("policy {:?}: {why}", input.config.name));
     match input.plugins.contains_key(plugin) {
         true => problem.with_hint(format!("put a version of {plugin}.wasm there that works")),
         false => problem.with_hint(format!("put {plugin}.wasm there, or name another plugin")),
@@ -113,11 +123,17 @@ fn without_plugin(input: &PolicyInput<'_>, why: &str) -> Problem {
 /// Checks the configuration against the plugin's schema, then lets the plugin itself judge it.
 fn try_out(input: &PolicyInput<'_>, policy: &Policy, plugin: &Plugin) -> Result<Needs, Failed> {
     let problem = |pointer: &str, message: String| {
-        let at = if pointer.is_empty() { String::new() } else { format!(" {}", pointer.trim_start_matches('/').replace('/', ".")) };
+        let at = if pointer.is_empty() {
+            String::new()
+        } else {
+            format!(" {}", pointer.trim_start_matches('/').replace('/', "."))
+        };
         let message = format!("policy {:?}: config{at}: {message}", input.config.name);
-        Problem::new(input.file, input.config.locate(pointer), message).with_hint(format!("weir inspect shows the schema of plugin {:?}", plugin.name))
+        Problem::new(input.file, input.config.locate(pointer), message)
+            .with_hint(format!("weir inspect shows the schema of plugin {:?}", plugin.name))
     };
-    let validator = jsonschema::validator_for(&plugin.description.schema).map_err(|error| Failed::Config(vec![problem("", error.to_string())]))?;
+    let validator = jsonschema::validator_for(&plugin.description.schema)
+        .map_err(|error| Failed::Config(vec![problem("", error.to_string())]))?;
     let problems: Vec<Problem> = validator
         .iter_errors(&input.config.config)
         .map(|error| problem(error.instance_path().as_str(), error.to_string()))
@@ -126,8 +142,16 @@ fn try_out(input: &PolicyInput<'_>, policy: &Policy, plugin: &Plugin) -> Result<
         return Err(Failed::Config(problems));
     }
     Instance::new(policy, plugin).map(|(_, needs)| needs).map_err(|error| match error {
-        ConfigureError::Problems(problems) if problems.is_empty() => Failed::Config(vec![problem("", "the plugin refuses it and does not say why".into())]),
-        ConfigureError::Problems(problems) => Failed::Config(problems.into_iter().take(MAX_PROBLEMS).map(|(pointer, message)| problem(&pointer, line(&message))).collect()),
+        ConfigureError::Problems(problems) if problems.is_empty() => {
+            Failed::Config(vec![problem("", "the plugin refuses it and does not say why".into())])
+        }
+        ConfigureError::Problems(problems) => Failed::Config(
+            problems
+                .into_iter()
+                .take(MAX_PROBLEMS)
+                .map(|(pointer, message)| problem(&pointer, line(&message)))
+                .collect(),
+        ),
         ConfigureError::Broken(why) => Failed::Plugin(problem("", format!("`configure` failed: {why}"))),
     })
 }

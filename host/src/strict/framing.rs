@@ -154,37 +154,24 @@ impl Framing {
     /// out takes back the whole request.
     fn stop(&self, violation: Violation, offset: usize, head_end: Option<usize>) -> Stop {
         if self.message.trailers || !self.in_head() {
-            return Stop {
-                violation,
-                at: head_end.unwrap_or(offset),
-                refusal: head_end.map(|_| Refusal::malformed()),
-            };
+            return Stop { violation, at: head_end.unwrap_or(offset), refusal: head_end.map(|_| Refusal::malformed()) };
         }
         let too_large = |line_end| Refusal::too_large(line_end, self.limits.max_headers);
         let refusal = match (violation, self.at) {
-            (Violation::TargetTooLong | Violation::HeadTooLarge, At::Target) => {
-                Refusal::target_too_long()
-            }
+            (Violation::TargetTooLong | Violation::HeadTooLarge, At::Target) => Refusal::target_too_long(),
             (Violation::HeadTooLarge | Violation::TooManyHeaders, At::Line) => too_large(b""),
             (Violation::HeadTooLarge, At::Name) => too_large(b":\r\n"),
             (Violation::HeadTooLarge, At::Value) => too_large(b"\r\n"),
             (Violation::HeadTooLarge, At::LineLf) => too_large(b"\n"),
             _ => Refusal::malformed(),
         };
-        Stop {
-            violation,
-            at: offset,
-            refusal: Some(refusal),
-        }
+        Stop { violation, at: offset, refusal: Some(refusal) }
     }
 
     /// A head, or the trailers, which have the same form.
     fn in_head(&self) -> bool {
         use At::*;
-        matches!(
-            self.at,
-            Start | StartLf | Method | Target | Version | LineLf | Line | Name | Value | EndLf
-        )
+        matches!(self.at, Start | StartLf | Method | Target | Version | LineLf | Line | Name | Value | EndLf)
     }
 
     /// Follows `rest` a little further; `next` is its first byte. Returns how many bytes it took: none only before a
@@ -193,10 +180,7 @@ impl Framing {
         if !self.in_head() {
             return self.step_body(next, rest);
         }
-        let room = self
-            .limits
-            .max_head_bytes
-            .saturating_sub(self.message.head_bytes);
+        let room = self.limits.max_head_bytes.saturating_sub(self.message.head_bytes);
         let rest = rest.get(..room).unwrap_or(rest);
         if rest.is_empty() {
             return Err(Violation::HeadTooLarge);
@@ -277,10 +261,7 @@ impl Framing {
             self.at = At::Version;
             return Ok(1);
         }
-        let room = self
-            .limits
-            .max_target_bytes
-            .saturating_sub(self.message.target_bytes);
+        let room = self.limits.max_target_bytes.saturating_sub(self.message.target_bytes);
         if room == 0 {
             return Err(Violation::TargetTooLong);
         }

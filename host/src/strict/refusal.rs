@@ -29,32 +29,17 @@ pub(super) struct Refusal {
 impl Refusal {
     /// 400, anywhere in a head.
     pub(super) fn malformed() -> Self {
-        Self {
-            rest: MALFORMED,
-            unit: b"",
-            repeats: 0,
-            last: b"",
-        }
+        Self { rest: MALFORMED, unit: b"", repeats: 0, last: b"" }
     }
 
     /// 414, within the target.
     pub(super) fn target_too_long() -> Self {
-        Self {
-            rest: b"",
-            unit: TARGET,
-            repeats: HYPER_MAX_TARGET / TARGET.len() + 1,
-            last: AFTER_TARGET,
-        }
+        Self { rest: b"", unit: TARGET, repeats: HYPER_MAX_TARGET / TARGET.len() + 1, last: AFTER_TARGET }
     }
 
     /// 431, among the fields. `line_end` completes the line at hand.
     pub(super) fn too_large(line_end: &'static [u8], max_headers: usize) -> Self {
-        Self {
-            rest: line_end,
-            unit: FIELD,
-            repeats: max_headers.max(HYPER_MAX_HEADERS) + 1,
-            last: MALFORMED,
-        }
+        Self { rest: line_end, unit: FIELD, repeats: max_headers.max(HYPER_MAX_HEADERS) + 1, last: MALFORMED }
     }
 
     /// Fills `buf`. Nothing more to read is the end of the stream.

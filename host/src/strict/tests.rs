@@ -23,23 +23,13 @@ struct Pieces {
 
 impl Pieces {
     fn new(pieces: &[&[u8]]) -> Self {
-        let reads = pieces
-            .iter()
-            .filter(|piece| !piece.is_empty())
-            .map(|piece| piece.to_vec());
-        Self {
-            reads: reads.collect(),
-            ..Self::default()
-        }
+        let reads = pieces.iter().filter(|piece| !piece.is_empty()).map(|piece| piece.to_vec());
+        Self { reads: reads.collect(), ..Self::default() }
     }
 }
 
 impl AsyncRead for Pieces {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if let Some(mut piece) = self.reads.pop_front() {
             let rest = piece.split_off(piece.len().min(buf.remaining()));
             buf.put_slice(&piece);
@@ -52,11 +42,7 @@ impl AsyncRead for Pieces {
 }
 
 impl AsyncWrite for Pieces {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.written.borrow_mut().extend_from_slice(buf);
         Poll::Ready(Ok(buf.len()))
     }
@@ -91,10 +77,7 @@ async fn serve<T: AsyncRead + AsyncWrite + Unpin>(
     let service = service_fn(|request: Request<Incoming>| {
         let outcome = outcome.clone();
         async move {
-            outcome
-                .borrow_mut()
-                .begun
-                .push(request.uri().path().to_owned());
+            outcome.borrow_mut().begun.push(request.uri().path().to_owned());
             // Some time in which hyper reads on.
             tokio::task::yield_now().await;
             let status = match request.into_body().collect().await {
@@ -104,16 +87,11 @@ async fn serve<T: AsyncRead + AsyncWrite + Unpin>(
                 }
                 Err(_) => 400,
             };
-            let response = Response::builder()
-                .status(status)
-                .body(Full::<Bytes>::default());
+            let response = Response::builder().status(status).body(Full::<Bytes>::default());
             Ok::<_, Infallible>(response.unwrap())
         }
     });
-    let _ = http1::Builder::new()
-        .half_close(half_close)
-        .serve_connection(TokioIo::new(transport), service)
-        .await;
+    let _ = http1::Builder::new().half_close(half_close).serve_connection(TokioIo::new(transport), service).await;
     let mut outcome = outcome.take();
     let written = String::from_utf8(written.take()).unwrap();
     outcome.statuses = written
@@ -131,10 +109,7 @@ async fn serve_strictly(pieces: &[&[u8]], limits: Limits) -> Outcome {
     let switch = strict.switch();
     // Half-close, so that the end of the pieces does not cut off answers.
     let outcome = serve(strict, written, true).await;
-    Outcome {
-        violation: switch.violation(),
-        ..outcome
-    }
+    Outcome { violation: switch.violation(), ..outcome }
 }
 
 /// What can be read of it without hyper.
@@ -148,11 +123,7 @@ async fn read_all(pieces: &[&[u8]]) -> Read {
     let mut strict = Strict::new(Pieces::new(pieces), Bytes::new(), Limits::default());
     let mut bytes = Vec::new();
     let end = strict.read_to_end(&mut bytes).await;
-    Read {
-        bytes,
-        end,
-        violation: strict.switch().violation(),
-    }
+    Read { bytes, end, violation: strict.switch().violation() }
 }
 
 /// Every way to cut the bytes in two, and all of them one by one.

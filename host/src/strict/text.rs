@@ -36,22 +36,15 @@ impl Word {
 
 /// The bytes at the beginning of `rest` that are of this kind.
 pub(super) fn run(rest: &[u8], kind: impl Fn(u8) -> bool) -> &[u8] {
-    let end = rest
-        .iter()
-        .position(|byte| !kind(*byte))
-        .unwrap_or(rest.len());
+    let end = rest.iter().position(|byte| !kind(*byte)).unwrap_or(rest.len());
     rest.get(..end).unwrap_or(rest)
 }
 
 /// The bytes at the beginning of `rest` that may stand in a field's value (RFC 9110, section 5.5).
 pub(super) fn text(rest: &[u8]) -> &[u8] {
-    let line = memchr(b'\r', rest)
-        .and_then(|end| rest.get(..end))
-        .unwrap_or(rest);
+    let line = memchr(b'\r', rest).and_then(|end| rest.get(..end)).unwrap_or(rest);
     // Numbers and no branch for each byte, so that the compiler looks at many at once.
-    let wrong = line
-        .iter()
-        .fold(0, |wrong, byte| wrong | u8::from(!is_text(*byte)));
+    let wrong = line.iter().fold(0, |wrong, byte| wrong | u8::from(!is_text(*byte)));
     if wrong == 0 { line } else { run(line, is_text) }
 }
 
@@ -100,7 +93,6 @@ pub(super) fn whole_line(rest: &[u8]) -> Option<(&[u8], usize)> {
     let name = run(rest, is_token);
     let (colon, value) = rest.get(name.len()..)?.split_first()?;
     let text = text(value);
-    let well_formed =
-        *colon == b':' && !name.is_empty() && value.get(text.len()..)?.starts_with(b"\r\n");
+    let well_formed = *colon == b':' && !name.is_empty() && value.get(text.len()..)?.starts_with(b"\r\n");
     well_formed.then(|| (name, name.len() + 1 + text.len() + 2))
 }

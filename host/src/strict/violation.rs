@@ -59,9 +59,7 @@ impl Violation {
     pub fn status(self) -> http::StatusCode {
         match self {
             Self::TargetTooLong => http::StatusCode::URI_TOO_LONG,
-            Self::HeadTooLarge | Self::TooManyHeaders => {
-                http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
-            }
+            Self::HeadTooLarge | Self::TooManyHeaders => http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             _ => http::StatusCode::BAD_REQUEST,
         }
     }
@@ -78,12 +76,8 @@ impl Violation {
             Self::ObsoleteFold => "a header line begins with white space",
             Self::BadContentLength => "content-length is not a number",
             Self::RepeatedContentLength => "content-length is given twice",
-            Self::LengthAndTransferEncoding => {
-                "content-length and transfer-encoding are both given"
-            }
-            Self::BadTransferEncoding => {
-                "transfer-encoding is not \"chunked\", once, and in HTTP/1.1"
-            }
+            Self::LengthAndTransferEncoding => "content-length and transfer-encoding are both given",
+            Self::BadTransferEncoding => "transfer-encoding is not \"chunked\", once, and in HTTP/1.1",
             Self::MissingHost => "HTTP/1.1 without host",
             Self::RepeatedHost => "host is given twice",
             Self::ConnectWithBody => "CONNECT with a body",

@@ -30,14 +30,11 @@ impl HostLog {
     /// the process has such a log already.
     pub fn start(level: LevelFilter, dropped: Counter) -> Result<Self, HostLogError> {
         let filter = match std::env::var(LEVEL_VARIABLE) {
-            Ok(filter) => EnvFilter::try_new(&filter)
-                .map_err(|source| HostLogError::Filter { filter, source })?,
+            Ok(filter) => EnvFilter::try_new(&filter).map_err(|source| HostLogError::Filter { filter, source })?,
             Err(_) => EnvFilter::new(format!("{},weir={level}", level.min(LevelFilter::WARN))),
         };
         let lines = Lines::start("weir-host-log", io::stderr(), dropped)?;
-        subscriber(filter, lines.clone())
-            .try_init()
-            .map_err(|error| HostLogError::Twice(error.to_string()))?;
+        subscriber(filter, lines.clone()).try_init().map_err(|error| HostLogError::Twice(error.to_string()))?;
         Ok(Self(lines))
     }
 }
@@ -153,9 +150,6 @@ mod tests {
         let text = String::from_utf8(bytes).unwrap();
         assert_eq!(text.lines().count(), 1);
         let event: Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(
-            (&event["message"], &event["plugin"]),
-            (&"loaded".into(), &"a\n\"b".into())
-        );
+        assert_eq!((&event["message"], &event["plugin"]), (&"loaded".into(), &"a\n\"b".into()));
     }
 }

@@ -164,8 +164,7 @@ impl<'a> Json<'a> {
             number /= 10;
             used += 1;
         }
-        self.line
-            .extend_from_slice(digits.get(20 - used..).unwrap_or_default());
+        self.line.extend_from_slice(digits.get(20 - used..).unwrap_or_default());
     }
 }
 
@@ -183,10 +182,7 @@ mod tests {
 
     #[test]
     fn every_character_survives() {
-        let all: String = (0..0x3000)
-            .filter_map(char::from_u32)
-            .chain("🦀\u{10ffff}".chars())
-            .collect();
+        let all: String = (0..0x3000).filter_map(char::from_u32).chain("🦀\u{10ffff}".chars()).collect();
         for chunk in all.chars().collect::<Vec<_>>().chunks(100) {
             let text: String = chunk.iter().collect();
             assert_eq!(parsed(|json| json.pair(&text, &text))[&text], text);
@@ -229,10 +225,7 @@ mod tests {
     fn impossible_clocks_are_clamped() {
         let second = Duration::from_secs(1);
         let json = parsed(|json| {
-            json.time(
-                "usual",
-                UNIX_EPOCH + Duration::from_millis(1_795_162_530_123),
-            );
+            json.time("usual", UNIX_EPOCH + Duration::from_millis(1_795_162_530_123));
             json.time("before", UNIX_EPOCH - second);
             json.time("after", UNIX_EPOCH + LAST_SECOND + second);
         });

@@ -32,16 +32,10 @@ impl Lines {
     /// Starts the thread `name`, which writes to `output`. `dropped` counts lines that were lost.
     ///
     /// Errors: the operating system refuses a thread.
-    pub fn start(
-        name: &str,
-        output: impl Write + Send + 'static,
-        dropped: Counter,
-    ) -> io::Result<Self> {
+    pub fn start(name: &str, output: impl Write + Send + 'static, dropped: Counter) -> io::Result<Self> {
         let (queue, waiting) = sync_channel(MAX_WAITING);
         let lost = dropped.clone();
-        thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(move || write_all(output, &waiting, &lost))?;
+        thread::Builder::new().name(name.to_owned()).spawn(move || write_all(output, &waiting, &lost))?;
         Ok(Self { queue, dropped })
     }
 

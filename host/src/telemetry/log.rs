@@ -40,11 +40,7 @@ impl LogSink {
     /// the output could not keep up.
     ///
     /// Errors: the operating system refuses a thread.
-    pub fn start(
-        mode: LogMode,
-        output: impl Write + Send + 'static,
-        dropped: Counter,
-    ) -> io::Result<Self> {
+    pub fn start(mode: LogMode, output: impl Write + Send + 'static, dropped: Counter) -> io::Result<Self> {
         let lines = Lines::start("weir-log", output, dropped)?;
         let mode = Arc::new(AtomicU8::new(mode as u8));
         Ok(Self { lines, mode })
@@ -57,10 +53,7 @@ impl LogSink {
 
     /// A buffer for one worker.
     pub fn worker(&self) -> WorkerLog {
-        WorkerLog {
-            sink: self.clone(),
-            pending: Mutex::default(),
-        }
+        WorkerLog { sink: self.clone(), pending: Mutex::default() }
     }
 
     /// Waits until what workers have flushed is written, at most `limit`; see [`Lines::finish`].
@@ -172,9 +165,7 @@ mod tests {
         fn lines(&self) -> Vec<Value> {
             let bytes = self.0.lock().unwrap();
             let lines = bytes.split_inclusive(|byte| *byte == b'\n');
-            lines
-                .map(|line| serde_json::from_slice(line).unwrap())
-                .collect()
+            lines.map(|line| serde_json::from_slice(line).unwrap()).collect()
         }
     }
 
@@ -222,11 +213,7 @@ mod tests {
         }
         drop(worker);
         assert!(sink.finish(PATIENCE));
-        let numbers: Vec<u64> = output
-            .lines()
-            .iter()
-            .map(|line| line["request_bytes"].as_u64().unwrap())
-            .collect();
+        let numbers: Vec<u64> = output.lines().iter().map(|line| line["request_bytes"].as_u64().unwrap()).collect();
         assert_eq!(numbers, (0..1_000).collect::<Vec<_>>());
         assert_eq!(dropped.get(), 0);
     }
@@ -245,10 +232,7 @@ mod tests {
         // One chunk is in the stuck write, at most; MAX_WAITING wait.
         let lost = dropped.get();
         let kept = total - lost;
-        assert!(
-            (MAX_WAITING as u64..=MAX_WAITING as u64 + 1).contains(&kept),
-            "{kept}"
-        );
+        assert!((MAX_WAITING as u64..=MAX_WAITING as u64 + 1).contains(&kept), "{kept}");
         drop(gate);
         assert!(sink.finish(PATIENCE));
         assert_eq!(output.lines().len() as u64, kept);

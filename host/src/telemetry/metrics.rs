@@ -105,12 +105,7 @@ struct Builder {
 }
 
 impl Builder {
-    fn add<M: Clone + EncodeMetric + Send + Sync + Debug + 'static>(
-        &mut self,
-        name: &str,
-        help: &str,
-        metric: M,
-    ) -> M {
+    fn add<M: Clone + EncodeMetric + Send + Sync + Debug + 'static>(&mut self, name: &str, help: &str, metric: M) -> M {
         self.registry.register(name, help, metric.clone());
         metric
     }
@@ -192,16 +187,11 @@ impl Metrics {
     ///
     /// Use the empty name for exchanges that matched no route.
     pub fn route(&self, kind: Kind, route: &Arc<str>) -> Arc<RouteMetrics> {
-        let labels = RouteLabels {
-            kind,
-            route: Arc::clone(route),
-        };
+        let labels = RouteLabels { kind, route: Arc::clone(route) };
         Arc::new(RouteMetrics {
             by_class: CLASSES.map(|class| {
                 let route = Arc::clone(route);
-                self.families
-                    .exchanges
-                    .get(ExchangeLabels { kind, route, class })
+                self.families.exchanges.get(ExchangeLabels { kind, route, class })
             }),
             duration: self.families.exchange_duration.get(labels.clone()),
             in_flight: self.families.in_flight.get(labels.clone()),
@@ -211,23 +201,13 @@ impl Metrics {
 
     /// The metrics of one endpoint of a service.
     pub fn endpoint(&self, service: &Arc<str>, endpoint: &Arc<str>) -> Arc<EndpointMetrics> {
-        let labels = AttemptLabels {
-            service: Arc::clone(service),
-            endpoint: Arc::clone(endpoint),
-            result: "ok",
-        };
-        let result = |result| AttemptLabels {
-            result,
-            ..labels.clone()
-        };
+        let labels = AttemptLabels { service: Arc::clone(service), endpoint: Arc::clone(endpoint), result: "ok" };
+        let result = |result| AttemptLabels { result, ..labels.clone() };
         let service = Arc::clone(service);
         Arc::new(EndpointMetrics {
             ok: self.families.attempts.get(result("ok")),
             server_error: self.families.attempts.get(result("5xx")),
-            duration: self
-                .families
-                .attempt_duration
-                .get(ServiceLabels { service }),
+            duration: self.families.attempt_duration.get(ServiceLabels { service }),
             failures: self.families.attempts.clone(),
             labels,
         })
@@ -235,9 +215,7 @@ impl Metrics {
 
     /// The connections of a service's pools.
     pub fn service(&self, service: &Arc<str>) -> ServiceMetrics {
-        let labels = ServiceLabels {
-            service: Arc::clone(service),
-        };
+        let labels = ServiceLabels { service: Arc::clone(service) };
         ServiceMetrics {
             open: self.families.upstream_open.get(labels.clone()),
             idle: self.families.upstream_idle.get(labels),
@@ -246,9 +224,7 @@ impl Metrics {
 
     /// The connections of a listener.
     pub fn listener(&self, listener: &Arc<str>) -> ListenerMetrics {
-        let labels = ListenerLabels {
-            listener: Arc::clone(listener),
-        };
+        let labels = ListenerLabels { listener: Arc::clone(listener) };
         ListenerMetrics {
             open: self.families.downstream_open.get(labels.clone()),
             accepted: self.families.downstream_accepted.get(labels),
@@ -257,10 +233,7 @@ impl Metrics {
 
     /// The metrics of one hook of a policy.
     pub fn hook(&self, policy: &Arc<str>, hook: &'static str) -> HookMetrics {
-        let labels = HookLabels {
-            policy: Arc::clone(policy),
-            hook,
-        };
+        let labels = HookLabels { policy: Arc::clone(policy), hook };
         HookMetrics {
             calls: self.families.hook_calls.get(labels.clone()),
             time: self.families.hook_time.get(labels.clone()),
@@ -281,13 +254,7 @@ impl Metrics {
 
     /// Counts a change of a circuit breaker's state. `endpoint` is empty where the breaker's scope
     /// is wider.
-    pub fn breaker_transition(
-        &self,
-        policy: &Arc<str>,
-        service: &Arc<str>,
-        endpoint: &Arc<str>,
-        to: &'static str,
-    ) {
+    pub fn breaker_transition(&self, policy: &Arc<str>, service: &Arc<str>, endpoint: &Arc<str>, to: &'static str) {
         let labels = TransitionLabels {
             policy: Arc::clone(policy),
             service: Arc::clone(service),
@@ -299,19 +266,13 @@ impl Metrics {
 
     /// Counts a call that an open circuit breaker refused.
     pub fn breaker_rejection(&self, policy: &Arc<str>, service: &Arc<str>) {
-        let labels = RejectionLabels {
-            policy: Arc::clone(policy),
-            service: Arc::clone(service),
-        };
+        let labels = RejectionLabels { policy: Arc::clone(policy), service: Arc::clone(service) };
         self.families.breaker_rejections.get(labels).inc();
     }
 
     /// Counts a reload of `what` ("plugin", "config") with its result ("ok", "failed").
     pub fn reload(&self, what: &'static str, result: &'static str) {
-        self.families
-            .reloads
-            .get(ReloadLabels { what, result })
-            .inc();
+        self.families.reloads.get(ReloadLabels { what, result }).inc();
     }
 
     /// Lines lost of one log: "exchanges" (stdout) or "host" (stderr).
@@ -325,44 +286,27 @@ impl Metrics {
     /// exposed.
     pub fn retain(&self, live: &Live) {
         let all = &self.families;
-        all.exchanges
-            .retain(|labels| live.route(labels.kind, &labels.route));
-        all.exchange_duration
-            .retain(|labels| live.route(labels.kind, &labels.route));
-        all.in_flight
-            .retain(|labels| live.route(labels.kind, &labels.route));
-        all.retries
-            .retain(|labels| live.route(labels.kind, &labels.route));
-        all.attempts
-            .retain(|labels| live.endpoint(&labels.service, &labels.endpoint));
-        all.attempt_duration
-            .retain(|labels| live.services.contains(&labels.service));
-        all.upstream_open
-            .retain(|labels| live.services.contains(&labels.service));
-        all.upstream_idle
-            .retain(|labels| live.services.contains(&labels.service));
+        all.exchanges.retain(|labels| live.route(labels.kind, &labels.route));
+        all.exchange_duration.retain(|labels| live.route(labels.kind, &labels.route));
+        all.in_flight.retain(|labels| live.route(labels.kind, &labels.route));
+        all.retries.retain(|labels| live.route(labels.kind, &labels.route));
+        all.attempts.retain(|labels| live.endpoint(&labels.service, &labels.endpoint));
+        all.attempt_duration.retain(|labels| live.services.contains(&labels.service));
+        all.upstream_open.retain(|labels| live.services.contains(&labels.service));
+        all.upstream_idle.retain(|labels| live.services.contains(&labels.service));
         all.breaker_transitions.retain(|labels| {
             let wider = labels.endpoint.is_empty() && live.services.contains(&labels.service);
-            live.policies.contains(&labels.policy)
-                && (wider || live.endpoint(&labels.service, &labels.endpoint))
+            live.policies.contains(&labels.policy) && (wider || live.endpoint(&labels.service, &labels.endpoint))
         });
-        all.breaker_rejections.retain(|labels| {
-            live.policies.contains(&labels.policy) && live.services.contains(&labels.service)
-        });
-        all.hook_calls
-            .retain(|labels| live.policies.contains(&labels.policy));
-        all.hook_time
-            .retain(|labels| live.policies.contains(&labels.policy));
-        all.hook_errors
-            .retain(|labels| live.policies.contains(&labels.policy));
-        all.downstream_open
-            .retain(|labels| live.listeners.contains(&labels.listener));
-        all.downstream_accepted
-            .retain(|labels| live.listeners.contains(&labels.listener));
-        all.traps
-            .retain(|labels| live.plugins.contains(&labels.plugin));
-        self.policies
-            .retain(|policy| live.policies.contains(policy));
+        all.breaker_rejections
+            .retain(|labels| live.policies.contains(&labels.policy) && live.services.contains(&labels.service));
+        all.hook_calls.retain(|labels| live.policies.contains(&labels.policy));
+        all.hook_time.retain(|labels| live.policies.contains(&labels.policy));
+        all.hook_errors.retain(|labels| live.policies.contains(&labels.policy));
+        all.downstream_open.retain(|labels| live.listeners.contains(&labels.listener));
+        all.downstream_accepted.retain(|labels| live.listeners.contains(&labels.listener));
+        all.traps.retain(|labels| live.plugins.contains(&labels.plugin));
+        self.policies.retain(|policy| live.policies.contains(policy));
     }
 }
 

@@ -226,19 +226,12 @@ impl Record {
             json.list("attempts", attempts, AttemptRecord::write_json);
         }
         if !self.acted.is_empty() {
-            json.list(
-                "acted",
-                self.acted.iter().take(MAX_ENTRIES),
-                Acted::write_json,
-            );
+            json.list("acted", self.acted.iter().take(MAX_ENTRIES), Acted::write_json);
         }
         if !self.attributes.is_empty() {
             json.member("attributes", |json| {
                 // Of a name that comes twice the last value holds: readers differ about duplicates.
-                let mut rest = self
-                    .attributes
-                    .get(..MAX_ENTRIES)
-                    .unwrap_or(&self.attributes);
+                let mut rest = self.attributes.get(..MAX_ENTRIES).unwrap_or(&self.attributes);
                 while let Some(((name, value), later)) = rest.split_first() {
                     if later.iter().all(|(other, _)| other != name) {
                         json.pair(name, value);
@@ -331,12 +324,8 @@ mod tests {
         record.first_byte = Some(Duration::from_micros(4_999_000));
         record.request_bytes = 1;
         record.response_bytes = u64::MAX;
-        let retry = AttemptRecord {
-            status: None,
-            failure: Some("timeout"),
-            backoff: Duration::from_millis(20),
-            ..attempt()
-        };
+        let retry =
+            AttemptRecord { status: None, failure: Some("timeout"), backoff: Duration::from_millis(20), ..attempt() };
         record.attempts = vec![attempt(), retry];
         record.acted = vec![Acted {
             policy: "retry".into(),
@@ -399,15 +388,11 @@ mod tests {
     #[test]
     fn the_last_value_of_an_attribute_holds() {
         let mut record = record();
-        record.attributes = [("a", "1"), ("b", "2"), ("a", "3")]
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .to_vec();
+        record.attributes =
+            [("a", "1"), ("b", "2"), ("a", "3")].map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
         let mut line = Vec::new();
         record.write_json(&mut line);
-        assert_eq!(
-            String::from_utf8(line).unwrap().matches("\"a\":").count(),
-            1
-        );
+        assert_eq!(String::from_utf8(line).unwrap().matches("\"a\":").count(), 1);
         assert_eq!(parsed(&record)["attributes"], json!({ "a": "3", "b": "2" }));
     }
 
@@ -417,9 +402,7 @@ mod tests {
         let long = "\u{1}".repeat(10_000);
         record.message = Some(long.clone());
         record.attempts = vec![attempt(); 1_000];
-        record.attributes = (0..100)
-            .map(|n| (format!("{n}{long}"), String::new()))
-            .collect();
+        record.attributes = (0..100).map(|n| (format!("{n}{long}"), String::new())).collect();
         let json = parsed(&record);
         assert_eq!(json["attempts"].as_array().unwrap().len(), MAX_ENTRIES);
         assert_eq!(json["attributes"].as_object().unwrap().len(), MAX_ENTRIES);

@@ -125,17 +125,9 @@ mod tests {
             let metrics = Metrics::new();
             let dropped = metrics.log_lines_dropped("exchanges");
             let log = LogSink::start(LogMode::All, Output(written), dropped).unwrap();
-            let telemetry = Telemetry {
-                metrics,
-                spans: SpanSink::discard(),
-                log,
-            };
+            let telemetry = Telemetry { metrics, spans: SpanSink::discard(), log };
             let worker = telemetry.worker();
-            Self {
-                telemetry,
-                worker,
-                output,
-            }
+            Self { telemetry, worker, output }
         }
 
         fn begin(&self) -> Recording {
@@ -147,17 +139,11 @@ mod tests {
             assert!(self.telemetry.log.finish(Duration::from_secs(30)));
             let bytes: Vec<u8> = self.output.try_iter().flatten().collect();
             let lines = bytes.split_inclusive(|byte| *byte == b'\n');
-            lines
-                .map(|line| serde_json::from_slice(line).unwrap())
-                .collect()
+            lines.map(|line| serde_json::from_slice(line).unwrap()).collect()
         }
 
         fn shows(&self, series: &str) -> bool {
-            self.telemetry
-                .metrics
-                .encode()
-                .lines()
-                .any(|line| line == series)
+            self.telemetry.metrics.encode().lines().any(|line| line == series)
         }
     }
 
@@ -199,10 +185,7 @@ mod tests {
         drop(recording);
         let lines = node.lines();
         assert_eq!(lines.len(), 1);
-        assert_eq!(
-            lines.first().unwrap().get("outcome").unwrap(),
-            "client-left"
-        );
+        assert_eq!(lines.first().unwrap().get("outcome").unwrap(), "client-left");
         assert!(node.shows(r#"weir_exchanges_total{kind="call",route="users",class="none"} 1"#));
         assert!(node.shows(r#"weir_exchanges_in_flight{kind="call",route="users"} 0"#));
     }
@@ -222,10 +205,7 @@ mod tests {
     fn attempts_are_counted_by_result_and_retries_by_route() {
         let node = Node::new();
         let (route, service): (Arc<str>, Arc<str>) = ("users".into(), "user-service".into());
-        let endpoint = node
-            .telemetry
-            .metrics
-            .endpoint(&service, &"127.0.0.1:3201".into());
+        let endpoint = node.telemetry.metrics.endpoint(&service, &"127.0.0.1:3201".into());
         let mut recording = node.begin();
         recording.set_route(&route, &node.telemetry.metrics.route(Kind::Call, &route));
         recording.attempt(&endpoint, attempt(None, Some("connect")));
@@ -239,17 +219,7 @@ mod tests {
         }
         assert!(node.shows(r#"weir_retries_total{kind="call",route="users"} 2"#));
         let lines = node.lines();
-        assert_eq!(
-            lines
-                .first()
-                .unwrap()
-                .get("attempts")
-                .unwrap()
-                .as_array()
-                .unwrap()
-                .len(),
-            3
-        );
+        assert_eq!(lines.first().unwrap().get("attempts").unwrap().as_array().unwrap().len(), 3);
     }
 
     #[test]

@@ -154,10 +154,7 @@ pub struct SpanEndpointError {
 impl fmt::Display for SpanEndpointError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { endpoint, reason } = self;
-        write!(
-            f,
-            "span collector {endpoint:?}: {reason}; write its OTLP/gRPC address, like http://127.0.0.1:4317"
-        )
+        write!(f, "span collector {endpoint:?}: {reason}; write its OTLP/gRPC address, like http://127.0.0.1:4317")
     }
 }
 
@@ -232,16 +229,10 @@ pub fn start(
 }
 
 fn endpoint(options: &SpanOptions) -> Result<Endpoint, SpanEndpointError> {
-    let refused = |reason: String| SpanEndpointError {
-        endpoint: options.endpoint.clone(),
-        reason,
-    };
-    let endpoint = Endpoint::from_shared(options.endpoint.clone())
-        .map_err(|error| refused(error.to_string()))?;
+    let refused = |reason: String| SpanEndpointError { endpoint: options.endpoint.clone(), reason };
+    let endpoint = Endpoint::from_shared(options.endpoint.clone()).map_err(|error| refused(error.to_string()))?;
     match (endpoint.uri().scheme_str(), endpoint.uri().host()) {
-        (Some("http"), Some(_)) => Ok(endpoint
-            .connect_timeout(options.timeout)
-            .timeout(options.timeout)),
+        (Some("http"), Some(_)) => Ok(endpoint.connect_timeout(options.timeout).timeout(options.timeout)),
         (Some("https"), _) => Err(refused("TLS is not supported here".to_owned())),
         _ => Err(refused("not an http:// address".to_owned())),
     }

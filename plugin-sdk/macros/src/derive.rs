@@ -74,10 +74,7 @@ pub fn json_schema(item: DeriveInput) -> Result<TokenStream> {
 /// The item under another name, with those attributes that the real derive looks at, and Weir's habits.
 fn copy_of(item: &DeriveInput, looks_at: &[&str]) -> Result<DeriveInput> {
     if !item.generics.params.is_empty() {
-        return Err(Error::new_spanned(
-            &item.generics,
-            "a configuration is one concrete type, without generics",
-        ));
+        return Err(Error::new_spanned(&item.generics, "a configuration is one concrete type, without generics"));
     }
     let mut copy = item.clone();
     copy.ident = format_ident!("__Weir{}", item.ident);
@@ -96,10 +93,7 @@ fn copy_of(item: &DeriveInput, looks_at: &[&str]) -> Result<DeriveInput> {
             }
         }
         Data::Union(data) => {
-            return Err(Error::new_spanned(
-                data.union_token,
-                "a configuration is a struct or an enum",
-            ));
+            return Err(Error::new_spanned(data.union_token, "a configuration is a struct or an enum"));
         }
     }
     copy.attrs.retain(relevant);
@@ -107,8 +101,7 @@ fn copy_of(item: &DeriveInput, looks_at: &[&str]) -> Result<DeriveInput> {
         copy.attrs.push(parse_quote!(#[serde(rename_all = "kebab-case")]));
     }
     if matches!(copy.data, Data::Enum(_)) && !mentions(&copy.attrs, "rename_all_fields") {
-        copy.attrs
-            .push(parse_quote!(#[serde(rename_all_fields = "kebab-case")]));
+        copy.attrs.push(parse_quote!(#[serde(rename_all_fields = "kebab-case")]));
     }
     // serde refuses the two together (and a newtype has no fields to deny).
     let named = !matches!(&copy.data, Data::Struct(data) if !matches!(data.fields, Fields::Named(_)));
@@ -154,16 +147,7 @@ fn words(attributes: &[Attribute]) -> impl Iterator<Item = (String, bool)> {
         _ => None,
     });
     lists.flat_map(|tokens| {
-        let next = tokens
-            .clone()
-            .into_iter()
-            .skip(1)
-            .map(|token| token.to_string() == "=")
-            .chain([false]);
-        tokens
-            .into_iter()
-            .map(|token| token.to_string())
-            .zip(next)
-            .collect::<Vec<_>>()
+        let next = tokens.clone().into_iter().skip(1).map(|token| token.to_string() == "=").chain([false]);
+        tokens.into_iter().map(|token| token.to_string()).zip(next).collect::<Vec<_>>()
     })
 }

@@ -20,9 +20,7 @@ use syn::{DeriveInput, Item, parse_macro_input};
 pub fn policy(arguments: TokenStream, item: TokenStream) -> TokenStream {
     let arguments = parse_macro_input!(arguments as policy::Arguments);
     let item = parse_macro_input!(item as Item);
-    policy::expand(arguments, item)
-        .unwrap_or_else(syn::Error::into_compile_error)
-        .into()
+    policy::expand(arguments, item).unwrap_or_else(syn::Error::into_compile_error).into()
 }
 
 /// serde's `Deserialize`, with the habits of Weir's configuration: names in kebab-case, and unknown keys are errors. A
@@ -31,16 +29,12 @@ pub fn policy(arguments: TokenStream, item: TokenStream) -> TokenStream {
 #[proc_macro_derive(Deserialize, attributes(serde, schemars))]
 pub fn deserialize(item: TokenStream) -> TokenStream {
     let item = parse_macro_input!(item as DeriveInput);
-    derive::deserialize(item)
-        .unwrap_or_else(syn::Error::into_compile_error)
-        .into()
+    derive::deserialize(item).unwrap_or_else(syn::Error::into_compile_error).into()
 }
 
 /// schemars' `JsonSchema`, with the same habits as [`macro@Deserialize`]. Needs no dependency on schemars.
 #[proc_macro_derive(JsonSchema, attributes(serde, schemars))]
 pub fn json_schema(item: TokenStream) -> TokenStream {
     let item = parse_macro_input!(item as DeriveInput);
-    derive::json_schema(item)
-        .unwrap_or_else(syn::Error::into_compile_error)
-        .into()
+    derive::json_schema(item).unwrap_or_else(syn::Error::into_compile_error).into()
 }

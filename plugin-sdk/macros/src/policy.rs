@@ -15,18 +15,11 @@ struct Hook {
 }
 
 /// Every policy has it, so it is no export of its own.
-const CONFIGURE: Hook = Hook {
-    name: "configure",
-    inputs: 1,
-    signature: "fn configure(&mut self, needs: &mut Needs) -> Result<()>",
-};
+const CONFIGURE: Hook =
+    Hook { name: "configure", inputs: 1, signature: "fn configure(&mut self, needs: &mut Needs) -> Result<()>" };
 
 const HOOKS: [Hook; 9] = [
-    Hook {
-        name: "on_request",
-        inputs: 1,
-        signature: "fn on_request(&self, exchange: &Exchange) -> Result<Verdict>",
-    },
+    Hook { name: "on_request", inputs: 1, signature: "fn on_request(&self, exchange: &Exchange) -> Result<Verdict>" },
     Hook {
         name: "on_endpoints",
         inputs: 2,
@@ -62,24 +55,12 @@ const HOOKS: [Hook; 9] = [
         inputs: 2,
         signature: "fn on_complete(&self, exchange: &Exchange, completion: &Completion)",
     },
-    Hook {
-        name: "tick",
-        inputs: 0,
-        signature: "fn tick(&self)",
-    },
+    Hook { name: "tick", inputs: 0, signature: "fn tick(&self)" },
 ];
 
 /// What can be read beside headers and trailers, as in `wit/types.wit`.
-const OF_REQUEST: [&str; 8] = [
-    ":method",
-    ":path",
-    ":authority",
-    ":protocol",
-    ":peer",
-    ":identity",
-    ":service",
-    ":route",
-];
+const OF_REQUEST: [&str; 8] =
+    [":method", ":path", ":authority", ":protocol", ":peer", ":identity", ":service", ":route"];
 const OF_RESPONSE: [&str; 3] = [":status", ":service", ":endpoint"];
 
 /// Milliseconds.
@@ -108,16 +89,10 @@ impl Parse for Arguments {
             match name.to_string().as_str() {
                 "reads" => once(&mut arguments.reads, name, fields(input, &OF_REQUEST, true)?)?,
                 "reads_response" => once(&mut arguments.reads_response, name, fields(input, &OF_RESPONSE, false)?)?,
-                "tick" => once(
-                    &mut arguments.tick,
-                    name,
-                    within(input.parse()?, SHORTEST_TICK, u64::MAX, "milliseconds")?,
-                )?,
-                "max_body" => once(
-                    &mut arguments.max_body,
-                    name,
-                    within(input.parse()?, 1, LARGEST_BODY, "bytes")?,
-                )?,
+                "tick" => {
+                    once(&mut arguments.tick, name, within(input.parse()?, SHORTEST_TICK, u64::MAX, "milliseconds")?)?
+                }
+                "max_body" => once(&mut arguments.max_body, name, within(input.parse()?, 1, LARGEST_BODY, "bytes")?)?,
                 other => {
                     let message = format!(
                         "unknown argument `{other}`; there are `reads`, `reads_response`, `tick` and `max_body`"
@@ -155,16 +130,11 @@ fn within(number: LitInt, least: u64, most: u64, unit: &str) -> Result<LitInt> {
 fn fields(input: ParseStream<'_>, special: &[&str], attributes: bool) -> Result<Vec<LitStr>> {
     let array: ExprArray = input.parse()?;
     let field = |element| match element {
-        Expr::Lit(ExprLit {
-            lit: Lit::Str(name), ..
-        }) => match problem(&name.value(), special, attributes) {
+        Expr::Lit(ExprLit { lit: Lit::Str(name), .. }) => match problem(&name.value(), special, attributes) {
             None => Ok(name),
             Some(problem) => Err(Error::new(name.span(), problem)),
         },
-        other => Err(Error::new_spanned(
-            other,
-            "a field is named by a string, as in \"authorization\"",
-        )),
+        other => Err(Error::new_spanned(other, "a field is named by a string, as in \"authorization\"")),
     };
     array.elems.into_iter().map(field).collect()
 }
@@ -182,10 +152,7 @@ fn problem(name: &str, special: &[&str], attributes: bool) -> Option<String> {
         return (!attributes).then(|| "attributes belong to the request: `reads = [\"@name\"]`".to_owned());
     }
     // A token of RFC 9110, section 5.6.2.
-    let valid = !name.is_empty()
-        && name
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c));
+    let valid = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c));
     (!valid).then(|| format!("\"{name}\" is not the name of a field"))
 }
 
@@ -201,21 +168,12 @@ pub fn expand(arguments: Arguments, item: Item) -> Result<TokenStream> {
         }
     };
     if !item.generics.params.is_empty() {
-        return Err(Error::new_spanned(
-            &item.generics,
-            "a policy is one concrete type, without generics",
-        ));
+        return Err(Error::new_spanned(&item.generics, "a policy is one concrete type, without generics"));
     }
     let methods: Vec<&ImplItemFn> = item
         .items
         .iter()
-        .filter_map(|item| {
-            if let ImplItem::Fn(method) = item {
-                Some(method)
-            } else {
-                None
-            }
-        })
+        .filter_map(|item| if let ImplItem::Fn(method) = item { Some(method) } else { None })
         .collect();
     for method in &methods {
         check(method)?;
@@ -226,16 +184,9 @@ pub fn expand(arguments: Arguments, item: Item) -> Result<TokenStream> {
     let this = &item.self_ty;
     let reads = arguments.reads.map(|reads| reads.value).unwrap_or_default();
     let reads_response = arguments.reads_response.map(|reads| reads.value).unwrap_or_default();
-    let tick = arguments
-        .tick
-        .map_or_else(|| quote!(0), |Argument { value, .. }| quote!(#value));
-    let max_body = arguments
-        .max_body
-        .map_or_else(|| quote!(0), |Argument { value, .. }| quote!(#value));
-    let hooks = HOOKS
-        .iter()
-        .map(|hook| hook.name)
-        .filter(|hook| written(hook).is_some());
+    let tick = arguments.tick.map_or_else(|| quote!(0), |Argument { value, .. }| quote!(#value));
+    let max_body = arguments.max_body.map_or_else(|| quote!(0), |Argument { value, .. }| quote!(#value));
+    let hooks = HOOKS.iter().map(|hook| hook.name).filter(|hook| written(hook).is_some());
     let exports = std::iter::once("base").chain(hooks).map(|hook| {
         let module = format_ident!("{hook}");
         quote!(::weir_sdk::bindings::#module::export!(WeirComponent with_types_in ::weir_sdk::bindings::#module);)
@@ -293,22 +244,14 @@ fn check(method: &ImplItemFn) -> Result<()> {
     };
     let receiver = matches!(method.sig.inputs.first(), Some(FnArg::Receiver(_)));
     if !receiver || method.sig.inputs.len() != hook.inputs + 1 {
-        return Err(Error::new(
-            name.span(),
-            format!("this hook is written `{}`", hook.signature),
-        ));
+        return Err(Error::new(name.span(), format!("this hook is written `{}`", hook.signature)));
     }
     Ok(())
 }
 
 /// That arguments and hooks need each other.
 fn check_arguments<'a>(arguments: &Arguments, written: impl Fn(&str) -> Option<&'a Ident>) -> Result<()> {
-    let Arguments {
-        reads,
-        reads_response,
-        tick,
-        max_body,
-    } = arguments;
+    let Arguments { reads, reads_response, tick, max_body } = arguments;
     let any = |hooks: &[&str]| hooks.iter().any(|hook| written(hook).is_some());
     if let Some(reads) = reads
         && !any(&["on_request", "pick", "on_attempt"])
@@ -328,28 +271,20 @@ fn check_arguments<'a>(arguments: &Arguments, written: impl Fn(&str) -> Option<&
     }
     match (tick, written("tick")) {
         (Some(tick), None) => {
-            return Err(Error::new(
-                tick.name.span(),
-                "`tick` asks for a hook that is not written: `fn tick(&self)`",
-            ));
+            return Err(Error::new(tick.name.span(), "`tick` asks for a hook that is not written: `fn tick(&self)`"));
         }
         (None, Some(hook)) => {
-            return Err(Error::new(
-                hook.span(),
-                "say how often: `#[policy(tick = 1000)]`, in milliseconds",
-            ));
+            return Err(Error::new(hook.span(), "say how often: `#[policy(tick = 1000)]`, in milliseconds"));
         }
         _ => {}
     }
     match (max_body, written("on_body")) {
-        (Some(max), None) => Err(Error::new(
-            max.name.span(),
-            "`max_body` is for a hook that is not written: `on_body`",
-        )),
-        (None, Some(hook)) => Err(Error::new(
-            hook.span(),
-            "say how large a body may be: `#[policy(max_body = 65536)]`, in bytes",
-        )),
+        (Some(max), None) => {
+            Err(Error::new(max.name.span(), "`max_body` is for a hook that is not written: `on_body`"))
+        }
+        (None, Some(hook)) => {
+            Err(Error::new(hook.span(), "say how large a body may be: `#[policy(max_body = 65536)]`, in bytes"))
+        }
         _ => Ok(()),
     }
 }

@@ -215,7 +215,8 @@ pub mod cells {
                 return Ok(at as u32);
             }
             let tokens = if let Kind::Bucket(bucket) = kind { bucket.burst } else { 0.0 };
-            host.cells.push((name.to_owned(), Cell { kind, word: 0, results: VecDeque::new(), tokens, filled: host.now }));
+            host.cells
+                .push((name.to_owned(), Cell { kind, word: 0, results: VecDeque::new(), tokens, filled: host.now }));
             Ok(host.cells.len() as u32 - 1)
         })
     }
@@ -258,7 +259,9 @@ pub mod cells {
                 Kind::TimeWindow(span) => cell.results.retain(|(at, ..)| now - at < span),
                 Kind::Word | Kind::Bucket(_) => {}
             }
-            let count = |which: fn(&(u64, bool, bool)) -> bool| cell.results.iter().filter(|result| which(result)).count() as u32;
+            let count = |which: fn(&(u64, bool, bool)) -> bool| {
+                cell.results.iter().filter(|result| which(result)).count() as u32
+            };
             Tally { total: count(|_| true), failed: count(|result| result.1), slow: count(|result| result.2) }
         })
     }
@@ -362,7 +365,13 @@ pub(crate) mod crypto {
         Ok(key(with_key, |key| sha256(&[&key.secret, data].concat())))
     }
 
-    pub fn verify(with_key: u32, algorithm: &str, key_id: Option<&str>, data: &[u8], signature: &[u8]) -> Result<bool, String> {
+    pub fn verify(
+        with_key: u32,
+        algorithm: &str,
+        key_id: Option<&str>,
+        data: &[u8],
+        signature: &[u8],
+    ) -> Result<bool, String> {
         let (own, id) = key(with_key, |key| (key.algorithm.clone(), key.id.clone()));
         if !own.is_empty() && own != algorithm {
             return Err(format!("the key is for {own}, not {algorithm}"));

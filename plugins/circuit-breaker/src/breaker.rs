@@ -30,13 +30,8 @@ pub enum Subject {
 
 /// What a breaker says to an attempt.
 pub enum Leave {
-    Granted {
-        epoch: u32,
-    },
-    Refused {
-        reason: &'static str,
-        retry_after: Duration,
-    },
+    Granted { epoch: u32 },
+    Refused { reason: &'static str, retry_after: Duration },
 }
 
 /// How an attempt counts.
@@ -56,9 +51,7 @@ impl Breaker {
         let now = clock::now();
         let (before, after) = self.change(|state| admitted(state, rules, now));
         match (before.phase, after) {
-            (Phase::Closed { .. }, _) => Leave::Granted {
-                epoch: before.epoch,
-            },
+            (Phase::Closed { .. }, _) => Leave::Granted { epoch: before.epoch },
             (phase, Some(after)) => {
                 if let Phase::Open { .. } = phase {
                     // No call counts into the window until the breaker closes again.
@@ -93,13 +86,7 @@ impl Breaker {
 
     /// Takes the result of an attempt that was admitted in `epoch`; `None`: it says nothing. In a closed breaker a
     /// success costs one load, and a count where a rate trips it.
-    pub fn settle(
-        &self,
-        rules: &Rules,
-        service: ServiceId,
-        epoch: u32,
-        result: Option<CallResult>,
-    ) {
+    pub fn settle(&self, rules: &Rules, service: ServiceId, epoch: u32, result: Option<CallResult>) {
         let mut why = None;
         if let (Limit::Rate(rates), Some(window), Some(CallResult { failed, slow })) =
             (&rules.trip, self.window, result)
@@ -115,31 +102,19 @@ impl Breaker {
                 }
             }
         }
-        let (before, after) = self.change(|state| {
-            if state.epoch == epoch {
-                settled(state, rules, result, why.is_some())
-            } else {
-                None
-            }
-        });
+        let (before, after) =
+            self.change(|state| if state.epoch == epoch { settled(state, rules, result, why.is_some()) } else { None });
         let (state, reason) = match (before.phase, after.map(|after| after.phase)) {
-            (Phase::Closed { failures }, Some(Phase::Open { .. })) => (
-                endpoints::Breaker::Open,
-                why.unwrap_or_else(|| format!("{} failures in a row", failures + 1)),
-            ),
+            (Phase::Closed { failures }, Some(Phase::Open { .. })) => {
+                (endpoints::Breaker::Open, why.unwrap_or_else(|| format!("{} failures in a row", failures + 1)))
+            }
             (Phase::HalfOpen(trial), Some(Phase::Open { .. })) => {
                 let sample = result.and_then(|result| rules.exceeded_by(trial.finish(result)));
-                (
-                    endpoints::Breaker::Open,
-                    sample.unwrap_or_else(|| "a trial call failed or was slow".into()),
-                )
+                (endpoints::Breaker::Open, sample.unwrap_or_else(|| "a trial call failed or was slow".into()))
             }
             (Phase::HalfOpen(trial), Some(Phase::Closed { .. })) => {
                 let calls = trial.finished + 1;
-                (
-                    endpoints::Breaker::Closed,
-                    format!("{} of {calls} trial calls succeeded", calls - trial.failed),
-                )
+                (endpoints::Breaker::Closed, format!("{} of {calls} trial calls succeeded", calls - trial.failed))
             }
             _ => return,
         };
@@ -174,11 +149,7 @@ impl Breaker {
 
 /// The state after one more admission. `None`: it stays as it is, and lets the attempt pass only if it is closed.
 pub fn admitted(state: State, rules: &Rules, now: u64) -> Option<State> {
-    let first = Phase::HalfOpen(Trial {
-        admitted: coarse(now),
-        pending: 1,
-        ..Trial::default()
-    });
+    let first = Phase::HalfOpen(Trial { admitted: coarse(now), pending: 1, ..Trial::default() });
     match state.phase {
         Phase::Closed { .. } => None,
         Phase::Open { until } => (now / 1_000_000 >= until).then(|| state.to(first)),
@@ -188,15 +159,8 @@ pub fn admitted(state: State, rules: &Rules, now: u64) -> Option<State> {
                 TrialRule::Sample { calls } => trial.pending + trial.finished < calls,
             };
             if has_room {
-                let trial = Trial {
-                    admitted: coarse(now),
-                    pending: trial.pending + 1,
-                    ..trial
-                };
-                return Some(State {
-                    phase: Phase::HalfOpen(trial),
-                    ..state
-                });
+                let trial = Trial { admitted: coarse(now), pending: trial.pending + 1, ..trial };
+                return Some(State { phase: Phase::HalfOpen(trial), ..state });
             }
             // An instance that was thrown away took its permits with it.
             overdue(trial.admitted, now, rules.lost_after()).then(|| state.to(first))
@@ -205,20 +169,9 @@ pub fn admitted(state: State, rules: &Rules, now: u64) -> Option<State> {
 }
 
 /// The state after an attempt of its epoch has ended. `tripped`: the window says that this was one failure too many.
-fn settled(
-    state: State,
-    rules: &Rules,
-    result: Option<CallResult>,
-    tripped: bool,
-) -> Option<State> {
+fn settled(state: State, rules: &Rules, result: Option<CallResult>, tripped: bool) -> Option<State> {
     // Rounded up, so that it is never open for less than it says.
-    let open = || {
-        state.to(Phase::Open {
-            until: clock::now()
-                .saturating_add(rules.open_for)
-                .div_ceil(1_000_000),
-        })
-    };
+    let open = || state.to(Phase::Open { until: clock::now().saturating_add(rules.open_for).div_ceil(1_000_000) });
     let still = |phase| State { phase, ..state };
     match (state.phase, result) {
         (Phase::HalfOpen(trial), None) => Some(still(Phase::HalfOpen(trial.give_back()))),
@@ -226,12 +179,8 @@ fn settled(
             let trial = trial.finish(result);
             let works = match rules.trial {
                 TrialRule::Concurrent { .. } if result.failed || result.slow => Some(false),
-                TrialRule::Concurrent { successes, .. } => {
-                    (trial.finished >= successes).then_some(true)
-                }
-                TrialRule::Sample { calls } => {
-                    (trial.finished >= calls).then(|| rules.exceeded_by(trial).is_none())
-                }
+                TrialRule::Concurrent { successes, .. } => (trial.finished >= successes).then_some(true),
+                TrialRule::Sample { calls } => (trial.finished >= calls).then(|| rules.exceeded_by(trial).is_none()),
             };
             Some(match works {
                 None => still(Phase::HalfOpen(trial)),
@@ -242,9 +191,7 @@ fn settled(
         (Phase::Closed { failures }, Some(CallResult { failed, .. })) => match rules.trip {
             Limit::Rate(_) => tripped.then(open),
             Limit::Consecutive(limit) if failed && failures + 1 >= limit => Some(open()),
-            Limit::Consecutive(_) if failed => Some(still(Phase::Closed {
-                failures: failures + 1,
-            })),
+            Limit::Consecutive(_) if failed => Some(still(Phase::Closed { failures: failures + 1 })),
             Limit::Consecutive(_) => (failures > 0).then(|| still(Phase::Closed { failures: 0 })),
         },
         (Phase::Closed { .. }, None) | (Phase::Open { .. }, _) => None,
@@ -253,10 +200,7 @@ fn settled(
 
 impl Trial {
     fn give_back(self) -> Self {
-        Self {
-            pending: self.pending.saturating_sub(1),
-            ..self
-        }
+        Self { pending: self.pending.saturating_sub(1), ..self }
     }
 
     fn finish(self, CallResult { failed, slow }: CallResult) -> Self {

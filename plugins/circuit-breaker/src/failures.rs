@@ -54,19 +54,10 @@ enum GrpcStatus {
 
 impl Default for FailuresOn {
     fn default() -> Self {
-        use GrpcStatus::{
-            DataLoss, DeadlineExceeded, Internal, ResourceExhausted, Unavailable, Unknown,
-        };
+        use GrpcStatus::{DataLoss, DeadlineExceeded, Internal, ResourceExhausted, Unavailable, Unknown};
         Self {
             statuses: None,
-            grpc: vec![
-                Unknown,
-                DeadlineExceeded,
-                ResourceExhausted,
-                Internal,
-                Unavailable,
-                DataLoss,
-            ],
+            grpc: vec![Unknown, DeadlineExceeded, ResourceExhausted, Internal, Unavailable, DataLoss],
             failures: vec![Kind::Connect, Kind::Reset, Kind::Timeout, Kind::Protocol],
         }
     }
@@ -91,9 +82,6 @@ impl FailuresOn {
             None => outcome.status >= 500,
             Some(statuses) => statuses.contains(&outcome.status),
         };
-        status
-            || outcome
-                .grpc_status
-                .is_some_and(|code| self.grpc.iter().any(|listed| *listed as u32 == code))
+        status || outcome.grpc_status.is_some_and(|code| self.grpc.iter().any(|listed| *listed as u32 == code))
     }
 }

@@ -65,23 +65,11 @@ impl Default for CircuitBreaker {
 impl Policy for CircuitBreaker {
     fn configure(&mut self, needs: &mut Needs) -> Result<()> {
         if let Some(slow) = self.slow_call {
-            within(
-                "/slow-call",
-                *slow,
-                Duration::from_nanos(1)..=Duration::from_secs(3600),
-            )?;
+            within("/slow-call", *slow, Duration::from_nanos(1)..=Duration::from_secs(3600))?;
         } else if self.slow_call_rate.is_some() {
-            return Err(Error::at(
-                "/slow-call-rate",
-                "say which calls are slow: slow-call = \"500ms\"",
-            ));
+            return Err(Error::at("/slow-call-rate", "say which calls are slow: slow-call = \"500ms\""));
         }
-        self.rules = Rules::new(
-            &self.trip,
-            self.slow_call_rate,
-            *self.open_for,
-            &self.half_open,
-        )?;
+        self.rules = Rules::new(&self.trip, self.slow_call_rate, *self.open_for, &self.half_open)?;
         self.places = RefCell::new(Places::new(self.rules.window()));
         if let Scope::Field(field) = &mut self.scope {
             if field.is_empty() {
@@ -108,20 +96,10 @@ impl Policy for CircuitBreaker {
         let (index, breaker) = places.find(&self.scope, exchange, endpoint)?;
         match breaker.admit(&self.rules, exchange.service) {
             Leave::Granted { epoch } => {
-                exchange.remember(
-                    Ticket {
-                        epoch,
-                        index,
-                        tag: breaker.tag,
-                    }
-                    .into(),
-                );
+                exchange.remember(Ticket { epoch, index, tag: breaker.tag }.into());
                 Ok(Attempt::Proceed)
             }
-            Leave::Refused {
-                reason,
-                retry_after,
-            } => {
+            Leave::Refused { reason, retry_after } => {
                 exchange.remember(0);
                 Ok(Attempt::Refuse(Refusal {
                     reason: reason.into(),
@@ -138,22 +116,13 @@ impl Policy for CircuitBreaker {
         // An attempt ends once, whatever the host says.
         exchange.remember(0);
         if let Some(ticket) = Ticket::from_memo(memo)
-            && let Some(breaker) =
-                self.places
-                    .borrow_mut()
-                    .find_again(ticket, &self.scope, exchange, outcome.endpoint)
+            && let Some(breaker) = self.places.borrow_mut().find_again(ticket, &self.scope, exchange, outcome.endpoint)
         {
             let slow = self.slow_call.is_some_and(|slow| outcome.latency > *slow);
-            let result = self
-                .failures_on
-                .judge(outcome)
-                .map(|failed| match self.slow_call_rate {
-                    Some(_) => breaker::CallResult { failed, slow },
-                    None => breaker::CallResult {
-                        failed: failed || slow,
-                        slow: false,
-                    },
-                });
+            let result = self.failures_on.judge(outcome).map(|failed| match self.slow_call_rate {
+                Some(_) => breaker::CallResult { failed, slow },
+                None => breaker::CallResult { failed: failed || slow, slow: false },
+            });
             breaker.settle(&self.rules, exchange.service, ticket.epoch, result);
         }
         Ok(Decision::Accept)

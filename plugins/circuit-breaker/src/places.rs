@@ -54,10 +54,7 @@ struct Seat {
 
 impl Places {
     pub fn new(window: Option<rules::Window>) -> Self {
-        Self {
-            window,
-            ..Self::default()
-        }
+        Self { window, ..Self::default() }
     }
 
     /// Takes the whole list of a service's endpoints.
@@ -73,14 +70,9 @@ impl Places {
             if row.len() <= id.index() {
                 row.resize_with(id.index() + 1, || None);
             }
-            let kept = before
-                .get_mut(id.index())
-                .and_then(|seat| seat.take_if(|seat| seat.address == *address));
+            let kept = before.get_mut(id.index()).and_then(|seat| seat.take_if(|seat| seat.address == *address));
             if let Some(seat) = row.get_mut(id.index()) {
-                *seat = Some(kept.unwrap_or_else(|| Seat {
-                    address: address.clone(),
-                    index: None,
-                }));
+                *seat = Some(kept.unwrap_or_else(|| Seat { address: address.clone(), index: None }));
             }
         }
         for index in before.into_iter().flatten().filter_map(|gone| gone.index) {
@@ -91,32 +83,19 @@ impl Places {
     }
 
     /// The breaker of an attempt, and its number in this instance.
-    pub fn find(
-        &mut self,
-        scope: &Scope,
-        exchange: &Exchange,
-        endpoint: EndpointId,
-    ) -> Result<(u32, &Breaker)> {
+    pub fn find(&mut self, scope: &Scope, exchange: &Exchange, endpoint: EndpointId) -> Result<(u32, &Breaker)> {
         let (service, route) = (exchange.service, exchange.route);
         let index = match scope {
             Scope::Endpoint => self.of_endpoint(service, endpoint)?,
-            Scope::Service => self.of_wider(service.index(), || {
-                (format!("service/{}", service.name()), "service".into())
-            })?,
-            Scope::Route => self.of_wider(route.index(), || {
-                (
-                    format!("route/{}", route.name()),
-                    format!("route:{}", route.name()),
-                )
-            })?,
-            Scope::Field(field) => {
-                self.of_value(service, field, exchange.field(field).unwrap_or_default())?
+            Scope::Service => {
+                self.of_wider(service.index(), || (format!("service/{}", service.name()), "service".into()))?
             }
+            Scope::Route => {
+                self.of_wider(route.index(), || (format!("route/{}", route.name()), format!("route:{}", route.name())))?
+            }
+            Scope::Field(field) => self.of_value(service, field, exchange.field(field).unwrap_or_default())?,
         };
-        let breaker = self
-            .breakers
-            .get(index as usize)
-            .ok_or_else(|| Error::new("a breaker is missing"))?;
+        let breaker = self.breakers.get(index as usize).ok_or_else(|| Error::new("a breaker is missing"))?;
         Ok((index, breaker))
     }
 
@@ -136,19 +115,12 @@ impl Places {
         match scope {
             // The field is not at hand when an attempt ends.
             Scope::Field(_) => None,
-            _ => self
-                .find(scope, exchange, endpoint)
-                .ok()
-                .map(|(_, breaker)| breaker)
-                .filter(|breaker| is_it(breaker)),
+            _ => self.find(scope, exchange, endpoint).ok().map(|(_, breaker)| breaker).filter(|breaker| is_it(breaker)),
         }
     }
 
     fn of_endpoint(&mut self, service: ServiceId, endpoint: EndpointId) -> Result<u32> {
-        let seat = self
-            .endpoints
-            .get(service.index())
-            .and_then(|row| row.get(endpoint.index())?.as_ref());
+        let seat = self.endpoints.get(service.index()).and_then(|row| row.get(endpoint.index())?.as_ref());
         let Some(Seat { address, index }) = seat else {
             return Err(Error::new(format!(
                 "endpoint {} of service {:?} was not announced",
@@ -161,10 +133,7 @@ impl Places {
         }
         let name = format!("endpoint/{}/{address}", service.name());
         let index = self.open(name, "endpoint".into(), Subject::Endpoint(endpoint))?;
-        if let Some(Some(seat)) = self
-            .endpoints
-            .get_mut(service.index())
-            .and_then(|row| row.get_mut(endpoint.index()))
+        if let Some(Some(seat)) = self.endpoints.get_mut(service.index()).and_then(|row| row.get_mut(endpoint.index()))
         {
             seat.index = Some(index);
         }
@@ -191,18 +160,10 @@ impl Places {
             return Ok(*index);
         }
         let Some(place) = self.values.claim(hash)? else {
-            return self.open(
-                "field-others".into(),
-                format!("field:{field}, others"),
-                Subject::Wider,
-            );
+            return self.open("field-others".into(), format!("field:{field}, others"), Subject::Wider);
         };
         let shown = value.get(..MAX_SHOWN).unwrap_or(value).escape_ascii();
-        let index = self.open(
-            format!("field/{place}"),
-            format!("field:{field}={shown}"),
-            Subject::Wider,
-        )?;
+        let index = self.open(format!("field/{place}"), format!("field:{field}={shown}"), Subject::Wider)?;
         self.by_value.insert(hash, index);
         Ok(index)
     }
@@ -216,11 +177,7 @@ impl Places {
             return Ok(*index);
         }
         let hash = fnv(&[name.as_bytes()]);
-        let cell = if name.len() > MAX_NAME {
-            format!("long/{hash:016x}")
-        } else {
-            name.clone()
-        };
+        let cell = if name.len() > MAX_NAME { format!("long/{hash:016x}") } else { name.clone() };
         let window = match self.window {
             None => None,
             Some(rules::Window::Calls(size)) => Some(Window::of_count(&cell, size)?),

@@ -84,33 +84,17 @@ impl Default for Rules {
         Self {
             trip: Limit::Consecutive(5),
             open_for: 10_000_000_000,
-            trial: TrialRule::Concurrent {
-                max_calls: 1,
-                successes: 1,
-            },
+            trial: TrialRule::Concurrent { max_calls: 1, successes: 1 },
         }
     }
 }
 
 impl Rules {
-    pub fn new(
-        trip: &Trip,
-        slow_call_rate: Option<u32>,
-        open_for: Duration,
-        half_open: &HalfOpen,
-    ) -> Result<Self> {
-        within(
-            "/open-for",
-            open_for,
-            Duration::from_millis(10)..=Duration::from_secs(3600),
-        )?;
+    pub fn new(trip: &Trip, slow_call_rate: Option<u32>, open_for: Duration, half_open: &HalfOpen) -> Result<Self> {
+        within("/open-for", open_for, Duration::from_millis(10)..=Duration::from_secs(3600))?;
         let trip = trip.limit(slow_call_rate)?;
         let trial = half_open.rule(&trip)?;
-        Ok(Self {
-            trip,
-            open_for: open_for.as_nanos() as u64,
-            trial,
-        })
+        Ok(Self { trip, open_for: open_for.as_nanos() as u64, trial })
     }
 
     /// The window that counts calls, if one does.
@@ -148,10 +132,7 @@ impl Trip {
         ];
         let Some(failed) = self.failure_rate else {
             if let Some((key, _)) = windowed.iter().find(|(_, given)| *given) {
-                return Err(Error::at(
-                    format!("/trip/{key}"),
-                    "only has a meaning beside failure-rate",
-                ));
+                return Err(Error::at(format!("/trip/{key}"), "only has a meaning beside failure-rate"));
             }
             if slow_call_rate.is_some() {
                 return Err(Error::at(
@@ -175,17 +156,10 @@ impl Trip {
         }
         let (window, default) = match (self.window_calls, self.window) {
             (Some(_), Some(_)) => {
-                return Err(Error::at(
-                    "/trip/window",
-                    "cannot stand beside window-calls: keep one of the two",
-                ));
+                return Err(Error::at("/trip/window", "cannot stand beside window-calls: keep one of the two"));
             }
             (_, Some(span)) => {
-                within(
-                    "/trip/window",
-                    *span,
-                    Duration::from_millis(100)..=Duration::from_secs(3600),
-                )?;
+                within("/trip/window", *span, Duration::from_millis(100)..=Duration::from_secs(3600))?;
                 (Window::Time(*span), 20)
             }
             (calls, None) => {
@@ -195,18 +169,9 @@ impl Trip {
             }
         };
         let minimum = self.minimum_calls.unwrap_or(default);
-        let most = if let Window::Calls(calls) = window {
-            calls
-        } else {
-            1_000_000
-        };
+        let most = if let Window::Calls(calls) = window { calls } else { 1_000_000 };
         within("/trip/minimum-calls", minimum, 1..=most)?;
-        Ok(Limit::Rate(Rates {
-            failed,
-            slow: slow_call_rate,
-            minimum,
-            window,
-        }))
+        Ok(Limit::Rate(Rates { failed, slow: slow_call_rate, minimum, window }))
     }
 }
 
@@ -235,60 +200,32 @@ impl HalfOpen {
                 "needs trip.failure-rate to judge the calls by; otherwise use max-calls and successes",
             ));
         }
-        Ok(TrialRule::Sample {
-            calls: count("permitted-calls", self.permitted_calls)?,
-        })
+        Ok(TrialRule::Sample { calls: count("permitted-calls", self.permitted_calls)? })
     }
 }
 
 impl Rates {
     /// Why so many calls of a window are too many, if they are.
     pub fn exceeded_in_window(&self, tally: Tally) -> Option<String> {
-        if tally.total < self.minimum {
-            None
-        } else {
-            self.exceeded(tally)
-        }
+        if tally.total < self.minimum { None } else { self.exceeded(tally) }
     }
 
     /// Why so many calls are too many, if they are.
     pub fn exceeded(&self, tally: Tally) -> Option<String> {
-        let Tally {
-            total,
-            failed,
-            slow,
-        } = tally;
-        let reached = |count: u32, percent: u32| {
-            u64::from(count) * 100 >= u64::from(total) * u64::from(percent)
-        };
+        let Tally { total, failed, slow } = tally;
+        let reached = |count: u32, percent: u32| u64::from(count) * 100 >= u64::from(total) * u64::from(percent);
         if reached(failed, self.failed) {
-            return Some(format!(
-                "{failed} of {total} calls failed, which is {} % or more",
-                self.failed
-            ));
+            return Some(format!("{failed} of {total} calls failed, which is {} % or more", self.failed));
         }
         let limit = self.slow.filter(|limit| reached(slow, *limit))?;
-        Some(format!(
-            "{slow} of {total} calls were slow, which is {limit} % or more"
-        ))
+        Some(format!("{slow} of {total} calls were slow, which is {limit} % or more"))
     }
 }
 
 /// An error that names the key of a value that is too small or too large.
-pub fn within<T: PartialOrd + Debug>(
-    pointer: &str,
-    value: T,
-    range: RangeInclusive<T>,
-) -> Result<()> {
+pub fn within<T: PartialOrd + Debug>(pointer: &str, value: T, range: RangeInclusive<T>) -> Result<()> {
     if range.contains(&value) {
         return Ok(());
     }
-    Err(Error::at(
-        pointer,
-        format!(
-            "is from {:?} to {:?}, not {value:?}",
-            range.start(),
-            range.end()
-        ),
-    ))
+    Err(Error::at(pointer, format!("is from {:?} to {:?}, not {value:?}", range.start(), range.end())))
 }

@@ -54,10 +54,7 @@ pub fn overdue(since: u16, now: u64, limit: u64) -> bool {
 impl State {
     /// The next epoch.
     pub fn to(self, phase: Phase) -> Self {
-        Self {
-            epoch: (self.epoch + 1) & EPOCH,
-            phase,
-        }
+        Self { epoch: (self.epoch + 1) & EPOCH, phase }
     }
 }
 
@@ -78,10 +75,7 @@ impl From<u64> for State {
                 slow: count(37),
             }),
         };
-        Self {
-            epoch: (word >> 2) as u32 & EPOCH,
-            phase,
-        }
+        Self { epoch: (word >> 2) as u32 & EPOCH, phase }
     }
 }
 
@@ -90,13 +84,7 @@ impl From<State> for u64 {
         let (kind, rest) = match state.phase {
             Phase::Closed { failures } => (0, failures),
             Phase::Open { until } => (1, until),
-            Phase::HalfOpen(Trial {
-                admitted,
-                pending,
-                finished,
-                failed,
-                slow,
-            }) => {
+            Phase::HalfOpen(Trial { admitted, pending, finished, failed, slow }) => {
                 let count = |count: u8, at: u32| (Self::from(count) & COUNT) << at;
                 (
                     2,
@@ -129,11 +117,8 @@ const ADMITTED: u64 = 1 << 63;
 impl Ticket {
     /// `None`: the attempt was not admitted.
     pub fn from_memo(memo: u64) -> Option<Self> {
-        let ticket = Self {
-            epoch: memo as u32 & EPOCH,
-            index: (memo >> 18) as u32 & INDEX,
-            tag: (memo >> 42) as u32 & TAG,
-        };
+        let ticket =
+            Self { epoch: memo as u32 & EPOCH, index: (memo >> 18) as u32 & INDEX, tag: (memo >> 42) as u32 & TAG };
         (memo & ADMITTED != 0).then_some(ticket)
     }
 }
@@ -141,10 +126,7 @@ impl Ticket {
 impl From<Ticket> for u64 {
     fn from(ticket: Ticket) -> Self {
         let Ticket { epoch, index, tag } = ticket;
-        ADMITTED
-            | Self::from(tag & TAG) << 42
-            | Self::from(index & INDEX) << 18
-            | Self::from(epoch & EPOCH)
+        ADMITTED | Self::from(tag & TAG) << 42 | Self::from(index & INDEX) << 18 | Self::from(epoch & EPOCH)
     }
 }
 
@@ -154,21 +136,11 @@ mod tests {
 
     #[test]
     fn every_state_survives_its_cell() {
-        let trial = Trial {
-            admitted: u16::MAX,
-            pending: 100,
-            finished: 99,
-            failed: 98,
-            slow: 97,
-        };
+        let trial = Trial { admitted: u16::MAX, pending: 100, finished: 99, failed: 98, slow: 97 };
         let phases = [
             Phase::Closed { failures: 0 },
-            Phase::Closed {
-                failures: u64::from(u32::MAX),
-            },
-            Phase::Open {
-                until: (1 << 44) - 1,
-            },
+            Phase::Closed { failures: u64::from(u32::MAX) },
+            Phase::Open { until: (1 << 44) - 1 },
             Phase::HalfOpen(trial),
         ];
         for phase in phases {
@@ -177,43 +149,20 @@ mod tests {
                 assert_eq!(State::from(u64::from(state)), state);
             }
         }
-        assert_eq!(
-            State::from(0),
-            State {
-                epoch: 0,
-                phase: Phase::Closed { failures: 0 }
-            }
-        );
+        assert_eq!(State::from(0), State { epoch: 0, phase: Phase::Closed { failures: 0 } });
     }
 
     #[test]
     fn epochs_go_round() {
-        let last = State {
-            epoch: EPOCH,
-            phase: Phase::Closed { failures: 3 },
-        };
-        assert_eq!(
-            last.to(Phase::Open { until: 7 }),
-            State {
-                epoch: 0,
-                phase: Phase::Open { until: 7 }
-            }
-        );
+        let last = State { epoch: EPOCH, phase: Phase::Closed { failures: 3 } };
+        assert_eq!(last.to(Phase::Open { until: 7 }), State { epoch: 0, phase: Phase::Open { until: 7 } });
     }
 
     #[test]
     fn a_ticket_survives_the_memo_and_0_is_none() {
-        let ticket = Ticket {
-            epoch: EPOCH,
-            index: 100_000,
-            tag: TAG,
-        };
+        let ticket = Ticket { epoch: EPOCH, index: 100_000, tag: TAG };
         assert_eq!(Ticket::from_memo(ticket.into()), Some(ticket));
-        let first = Ticket {
-            epoch: 0,
-            index: 0,
-            tag: 0,
-        };
+        let first = Ticket { epoch: 0, index: 0, tag: 0 };
         assert_eq!(Ticket::from_memo(first.into()), Some(first));
         assert_eq!(Ticket::from_memo(0), None);
     }

@@ -23,10 +23,7 @@ impl Values {
         for place in (0..PROBES).map(|step| hash.wrapping_add(step) % PLACES) {
             let owner = match self.owners.get(&place) {
                 Some(owner) => *owner,
-                None => *self
-                    .owners
-                    .entry(place)
-                    .or_insert(Word::open(&format!("field-owner/{place}"))?),
+                None => *self.owners.entry(place).or_insert(Word::open(&format!("field-owner/{place}"))?),
             };
             let (before, claimed) = owner.update(|owner| (owner == 0).then_some(hash));
             if claimed || before == hash {
@@ -43,9 +40,7 @@ pub fn fnv(parts: &[&[u8]]) -> u64 {
         .iter()
         .copied()
         .flatten()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-        })
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[cfg(test)]
@@ -61,13 +56,7 @@ mod tests {
         let taken: BTreeSet<u64> = claims.iter().flatten().copied().collect();
         assert_eq!(taken.len() as u64, PLACES);
         assert_eq!(claims.iter().flatten().count(), taken.len());
-        assert!(
-            claims.iter().take(1_000).all(Option::is_some),
-            "the first thousand have places of their own"
-        );
-        assert!(
-            (0..1_000).all(|i| claim(i) == claims[i as usize]),
-            "and keep them"
-        );
+        assert!(claims.iter().take(1_000).all(Option::is_some), "the first thousand have places of their own");
+        assert!((0..1_000).all(|i| claim(i) == claims[i as usize]), "and keep them");
     }
 }

@@ -47,7 +47,8 @@ impl Edits {
 #[policy]
 impl Policy for Headers {
     fn configure(&mut self, needs: &mut Needs) -> Result<()> {
-        needs.skip = Skip { on_request: self.request.is_empty(), on_response: self.response.is_empty(), ..Skip::default() };
+        needs.skip =
+            Skip { on_request: self.request.is_empty(), on_response: self.response.is_empty(), ..Skip::default() };
         Ok(())
     }
 

@@ -47,10 +47,7 @@ impl Algorithm {
 
     /// Whether it takes endpoints in turn: consistent-hash does for requests without the field.
     fn takes_turns(self) -> bool {
-        matches!(
-            self,
-            Self::RoundRobin | Self::WeightedRoundRobin | Self::ConsistentHash
-        )
+        matches!(self, Self::RoundRobin | Self::WeightedRoundRobin | Self::ConsistentHash)
     }
 }
 
@@ -62,10 +59,9 @@ impl Policy for LoadBalance {
                 needs.read(field.to_ascii_lowercase());
                 Ok(())
             }
-            (Algorithm::ConsistentHash, _) => Err(Error::at(
-                "/hash-on",
-                "consistent-hash needs the request field to go by: hash-on = \"x-user\"",
-            )),
+            (Algorithm::ConsistentHash, _) => {
+                Err(Error::at("/hash-on", "consistent-hash needs the request field to go by: hash-on = \"x-user\""))
+            }
             (_, Some(_)) => Err(Error::at(
                 "/hash-on",
                 "only consistent-hash goes by a field: set algorithm = \"consistent-hash\" or remove hash-on",

@@ -34,21 +34,10 @@ impl Pool {
         for endpoint in all.iter().filter(|endpoint| !endpoint.ejected) {
             let weight = endpoint.weight.max(1);
             let share = if algorithm.is_weighted() { weight } else { 1 };
-            members.push(Member {
-                id: endpoint.id,
-                weight,
-                share,
-                before: shares,
-            });
+            members.push(Member { id: endpoint.id, weight, share, before: shares });
             shares += u64::from(share);
         }
-        let mut pool = Self {
-            members,
-            shares,
-            turn: None,
-            schedule: Vec::new(),
-            ring: None,
-        };
+        let mut pool = Self { members, shares, turn: None, schedule: Vec::new(), ring: None };
         if algorithm.takes_turns() {
             let shares: Vec<u32> = pool.members.iter().map(|member| member.share).collect();
             pool.schedule = schedule::smooth(&shares);
@@ -62,23 +51,12 @@ impl Pool {
 
     /// The endpoints that are left to pick from; `None` if there are none.
     pub fn without(&self, tried: &[EndpointId]) -> Option<Candidates<'_>> {
-        let index = |id: &EndpointId| {
-            self.members
-                .binary_search_by_key(id, |member| member.id)
-                .ok()
-        };
+        let index = |id: &EndpointId| self.members.binary_search_by_key(id, |member| member.id).ok();
         let mut avoided: Vec<usize> = tried.iter().filter_map(index).collect();
         avoided.sort_unstable();
         avoided.dedup();
-        let mut candidates = Candidates {
-            pool: self,
-            avoided,
-            shares: self.shares,
-        };
-        candidates.shares -= candidates
-            .avoided()
-            .map(|member| u64::from(member.share))
-            .sum::<u64>();
+        let mut candidates = Candidates { pool: self, avoided, shares: self.shares };
+        candidates.shares -= candidates.avoided().map(|member| u64::from(member.share)).sum::<u64>();
         (candidates.shares > 0).then_some(candidates)
     }
 }
@@ -106,17 +84,9 @@ pub struct Candidates<'a> {
 impl Candidates<'_> {
     /// The one whose turn it is. If that one is to be avoided a random one takes it, so that its share spreads over all.
     pub fn in_turn(&self) -> Option<EndpointId> {
-        let turn = self
-            .pool
-            .turn?
-            .fetch_add(1)
-            .checked_rem(self.pool.schedule.len() as u64)?;
+        let turn = self.pool.turn?.fetch_add(1).checked_rem(self.pool.schedule.len() as u64)?;
         let index = *self.pool.schedule.get(turn as usize)? as usize;
-        if self.avoids(index) {
-            self.at_random()
-        } else {
-            Some(self.pool.members.get(index)?.id)
-        }
+        if self.avoids(index) { self.at_random() } else { Some(self.pool.members.get(index)?.id) }
     }
 
     pub fn at_random(&self) -> Option<EndpointId> {
@@ -124,11 +94,7 @@ impl Candidates<'_> {
     }
 
     pub fn on_ring(&self, key: &[u8]) -> Option<EndpointId> {
-        let index = self
-            .pool
-            .ring
-            .as_ref()?
-            .find(key, |index| self.avoids(index))?;
+        let index = self.pool.ring.as_ref()?.find(key, |index| self.avoids(index))?;
         Some(self.pool.members.get(index)?.id)
     }
 
@@ -143,11 +109,7 @@ impl Candidates<'_> {
         // Each cost should be divided by the endpoint's own weight; this compares the same without a division.
         let cost_of_one = cost(endpoints::load(service, one.id), other.weight);
         let cost_of_other = cost(endpoints::load(service, other.id), one.weight);
-        Some(if cost_of_other < cost_of_one {
-            other.id
-        } else {
-            one.id
-        })
+        Some(if cost_of_other < cost_of_one { other.id } else { one.id })
     }
 
     /// The member that holds this share, counted as if those to avoid held none.
@@ -157,17 +119,12 @@ impl Candidates<'_> {
                 share += u64::from(member.share);
             }
         }
-        let next = self
-            .pool
-            .members
-            .partition_point(|member| member.before <= share);
+        let next = self.pool.members.partition_point(|member| member.before <= share);
         self.pool.members.get(next.checked_sub(1)?)
     }
 
     fn avoided(&self) -> impl Iterator<Item = &Member> {
-        self.avoided
-            .iter()
-            .filter_map(|index| self.pool.members.get(*index))
+        self.avoided.iter().filter_map(|index| self.pool.members.get(*index))
     }
 
     fn avoids(&self, index: usize) -> bool {
@@ -183,10 +140,7 @@ fn cost(load: endpoints::Load, factor: u32) -> (bool, u64) {
     match load.latency {
         Some(latency) => {
             let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
-            (
-                false,
-                nanos.saturating_mul(in_flight + 1).saturating_mul(factor),
-            )
+            (false, nanos.saturating_mul(in_flight + 1).saturating_mul(factor))
         }
         None => (in_flight > 0, in_flight.saturating_mul(factor)),
     }

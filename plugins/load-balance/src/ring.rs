@@ -24,8 +24,7 @@ impl Ring {
         let weights = endpoints.iter().map(|endpoint| endpoint.weight.max(1));
         let heaviest = weights.clone().max().unwrap_or(1).next_power_of_two();
         let sum: f64 = weights.map(f64::from).sum();
-        let unit =
-            (f64::from(POINTS_OF_ONE) / f64::from(heaviest)).min(f64::from(POINTS_OF_ALL) / sum);
+        let unit = (f64::from(POINTS_OF_ONE) / f64::from(heaviest)).min(f64::from(POINTS_OF_ALL) / sum);
         let mut points = Vec::new();
         for (index, endpoint) in (0..).zip(endpoints.iter().filter(|endpoint| !endpoint.ejected)) {
             let seed = hash(endpoint.address.as_bytes());
@@ -46,26 +45,17 @@ impl Ring {
             let here = mix(seed.wrapping_add(probe)) as u32;
             let next = self.points.partition_point(|(place, _)| *place < here);
             let (behind, ahead) = self.points.split_at_checked(next)?;
-            let (place, index) = ahead
-                .iter()
-                .chain(behind)
-                .find(|(_, index)| !avoid(*index as usize))?;
+            let (place, index) = ahead.iter().chain(behind).find(|(_, index)| !avoid(*index as usize))?;
             Some((place.wrapping_sub(here), *index))
         };
-        (0..PROBES)
-            .filter_map(nearest)
-            .min()
-            .map(|(_, index)| index as usize)
+        (0..PROBES).filter_map(nearest).min().map(|(_, index)| index as usize)
     }
 }
 
 /// The same on every node and in every version: where keys go depends on it.
 fn hash(bytes: &[u8]) -> u64 {
     bytes.chunks(8).fold(bytes.len() as u64, |hash, chunk| {
-        mix(hash
-            ^ chunk
-                .iter()
-                .fold(0, |word, byte| word << 8 | u64::from(*byte)))
+        mix(hash ^ chunk.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)))
     })
 }
 
@@ -101,20 +91,13 @@ mod tests {
     }
 
     fn share_of(ring: &Ring, index: usize) -> f64 {
-        keys(50_000)
-            .filter(|key| ring.find(key, |_| false) == Some(index))
-            .count() as f64
-            / 50_000.0
+        keys(50_000).filter(|key| ring.find(key, |_| false) == Some(index)).count() as f64 / 50_000.0
     }
 
     #[test]
     fn keys_spread_by_weight() {
-        for (weights, most_off) in [
-            (&[1; 10][..], 0.15),
-            (&[5, 1, 1], 0.25),
-            (&[300, 300, 300], 0.15),
-            (&[9, 1], 0.25),
-        ] {
+        for (weights, most_off) in [(&[1; 10][..], 0.15), (&[5, 1, 1], 0.25), (&[300, 300, 300], 0.15), (&[9, 1], 0.25)]
+        {
             let ring = ring(&endpoints(weights));
             let sum: u32 = weights.iter().sum();
             for (index, weight) in weights.iter().enumerate() {
@@ -141,10 +124,7 @@ mod tests {
                 assert_eq!(is, if was > 7 { was - 1 } else { was });
             }
         }
-        assert!(
-            (800..1_200).contains(&moved),
-            "{moved} of 20 000 keys moved, 1 000 would be fair"
-        );
+        assert!((800..1_200).contains(&moved), "{moved} of 20 000 keys moved, 1 000 would be fair");
     }
 
     #[test]
@@ -164,9 +144,7 @@ mod tests {
 
     #[test]
     fn the_ring_goes_round() {
-        let ring = Ring {
-            points: vec![(0, 7), (1, 8)],
-        };
+        let ring = Ring { points: vec![(0, 7), (1, 8)] };
         assert!(keys(500).all(|key| ring.find(&key, |_| false) == Some(7)));
         assert!(keys(500).all(|key| ring.find(&key, |index| index == 7) == Some(8)));
     }
@@ -181,9 +159,7 @@ mod tests {
             let (before, after) = (ring(&before), ring(&after));
             assert!(before.points.len() <= POINTS_OF_ALL as usize + count);
             let goes = |ring: &Ring, key: &[u8]| ring.find(key, |_| false);
-            let moved = keys(20_000)
-                .filter(|key| goes(&before, key) != goes(&after, key))
-                .count();
+            let moved = keys(20_000).filter(|key| goes(&before, key) != goes(&after, key)).count();
             assert!(moved < 40, "{moved} of 20 000 keys moved, 2 would be fair");
         }
     }

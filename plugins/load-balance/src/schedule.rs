@@ -20,10 +20,7 @@ pub fn smooth(shares: &[u32]) -> Vec<u32> {
         let (opens, closes) = (turn * round / share, ((turn + 1) * round).div_ceil(share));
         Reverse((opens, closes, member, share, turn))
     };
-    let mut waiting: BinaryHeap<_> = (0..)
-        .zip(&shares)
-        .map(|(member, share)| window(member, *share, 0))
-        .collect();
+    let mut waiting: BinaryHeap<_> = (0..).zip(&shares).map(|(member, share)| window(member, *share, 0)).collect();
     let mut open = BinaryHeap::new();
     let mut schedule = Vec::with_capacity(round as usize);
     for place in 0..round {
@@ -47,16 +44,9 @@ fn bounded(shares: &[u32]) -> Vec<u64> {
     let divisor = u64::from(shares.iter().copied().fold(0, gcd).max(1));
     let sum = shares.iter().map(|share| u64::from(*share)).sum::<u64>() / divisor;
     let scale = |share: u64| {
-        if sum > LONGEST {
-            share * LONGEST / sum
-        } else {
-            share
-        }
+        if sum > LONGEST { share * LONGEST / sum } else { share }
     };
-    shares
-        .iter()
-        .map(|share| scale(u64::from(*share) / divisor).max(1))
-        .collect()
+    shares.iter().map(|share| scale(u64::from(*share) / divisor).max(1)).collect()
 }
 
 fn gcd(a: u32, b: u32) -> u32 {
@@ -69,11 +59,7 @@ mod tests {
 
     fn longest_run(schedule: &[u32], member: u32) -> usize {
         let twice = [schedule, schedule].concat();
-        twice
-            .split(|turn| *turn != member)
-            .map(<[u32]>::len)
-            .max()
-            .unwrap()
+        twice.split(|turn| *turn != member).map(<[u32]>::len).max().unwrap()
     }
 
     #[test]

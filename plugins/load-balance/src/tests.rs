@@ -41,14 +41,8 @@ fn balancer(algorithm: &str, weights: &[u32]) -> Harness<LoadBalance> {
 }
 
 fn weigh(harness: &Harness<LoadBalance>, weights: &[u32]) {
-    let of: Vec<_> = (0..)
-        .zip(weights)
-        .map(|(id, weight)| (id, *weight, false))
-        .collect();
-    harness
-        .policy()
-        .on_endpoints(ServiceId(0), &endpoints(&of))
-        .unwrap();
+    let of: Vec<_> = (0..).zip(weights).map(|(id, weight)| (id, *weight, false)).collect();
+    harness.policy().on_endpoints(ServiceId(0), &endpoints(&of)).unwrap();
 }
 
 fn user(user: u32) -> Call {
@@ -65,10 +59,7 @@ fn counts(harness: &Harness<LoadBalance>, endpoints: usize, picks: u32) -> Vec<u
 
 /// Pearson's statistic of counts that should be in proportion to the weights.
 fn chi_square(counts: &[u32], weights: &[u32]) -> f64 {
-    let (total, sum) = (
-        f64::from(counts.iter().sum::<u32>()),
-        f64::from(weights.iter().sum::<u32>()),
-    );
+    let (total, sum) = (f64::from(counts.iter().sum::<u32>()), f64::from(weights.iter().sum::<u32>()));
     let expected = |weight: &u32| total * f64::from(*weight) / sum;
     counts
         .iter()
@@ -81,9 +72,7 @@ fn chi_square(counts: &[u32], weights: &[u32]) -> f64 {
 fn round_robin_is_the_default() {
     let policy = Harness::<LoadBalance>::new(json!({})).unwrap();
     weigh(&policy, &[1, 1, 1]);
-    let picks: Vec<u32> = (0..6)
-        .map(|_| policy.pick(&Call::new(), &[]).unwrap().unwrap())
-        .collect();
+    let picks: Vec<u32> = (0..6).map(|_| policy.pick(&Call::new(), &[]).unwrap().unwrap()).collect();
     assert_eq!(picks[..3], picks[3..]);
     assert_eq!((picks[0] + 1) % 3, picks[1]);
     assert!(policy.needs().request.is_empty());
@@ -92,41 +81,18 @@ fn round_robin_is_the_default() {
 #[test]
 fn a_wrong_configuration_is_refused_by_its_key() {
     let refused = |config| Harness::<LoadBalance>::new(config).err().unwrap();
-    assert_eq!(
-        refused(json!({ "hash-on": "x-user" })).pointer(),
-        "/hash-on"
-    );
-    assert_eq!(
-        refused(json!({ "algorithm": "random", "hash-on": "x-user" })).pointer(),
-        "/hash-on"
-    );
-    assert_eq!(
-        refused(json!({ "algorithm": "consistent-hash" })).pointer(),
-        "/hash-on"
-    );
-    assert_eq!(
-        refused(json!({ "algorithm": "consistent-hash", "hash-on": "" })).pointer(),
-        "/hash-on"
-    );
-    assert!(
-        refused(json!({ "algorithm": "fastest" }))
-            .message()
-            .contains("fastest")
-    );
-    assert!(
-        refused(json!({ "algorithm": "random", "pools": [] }))
-            .message()
-            .contains("pools")
-    );
+    assert_eq!(refused(json!({ "hash-on": "x-user" })).pointer(), "/hash-on");
+    assert_eq!(refused(json!({ "algorithm": "random", "hash-on": "x-user" })).pointer(), "/hash-on");
+    assert_eq!(refused(json!({ "algorithm": "consistent-hash" })).pointer(), "/hash-on");
+    assert_eq!(refused(json!({ "algorithm": "consistent-hash", "hash-on": "" })).pointer(), "/hash-on");
+    assert!(refused(json!({ "algorithm": "fastest" })).message().contains("fastest"));
+    assert!(refused(json!({ "algorithm": "random", "pools": [] })).message().contains("pools"));
 }
 
 #[test]
 fn the_field_to_hash_is_the_only_one_read() {
     for field in ["X-User", ":path", ":peer"] {
-        let policy = Harness::<LoadBalance>::new(
-            json!({ "algorithm": "consistent-hash", "hash-on": field }),
-        )
-        .unwrap();
+        let policy = Harness::<LoadBalance>::new(json!({ "algorithm": "consistent-hash", "hash-on": field })).unwrap();
         assert_eq!(policy.needs().request, [field.to_lowercase()]);
     }
 }
@@ -138,32 +104,16 @@ fn every_algorithm_picks_whatever_is_left_and_nothing_else() {
     let live = [2, 9, 700];
     for algorithm in ALL {
         let policy = Harness::<LoadBalance>::new(config(algorithm)).unwrap();
-        policy
-            .policy()
-            .on_endpoints(ServiceId(0), &endpoints(&of))
-            .unwrap();
-        policy.host(|host| {
-            host.load
-                .extend(live.map(|endpoint| ((0, endpoint), Load::default())))
-        });
+        policy.policy().on_endpoints(ServiceId(0), &endpoints(&of)).unwrap();
+        policy.host(|host| host.load.extend(live.map(|endpoint| ((0, endpoint), Load::default()))));
         for subset in 0..8 {
-            let mut tried: Vec<u32> = (0..3)
-                .filter(|bit| subset >> bit & 1 == 1)
-                .map(|bit| live[bit])
-                .collect();
+            let mut tried: Vec<u32> = (0..3).filter(|bit| subset >> bit & 1 == 1).map(|bit| live[bit]).collect();
             tried.extend([4, 5, 2_000_000]);
             tried.extend(tried.clone());
-            let left: Vec<u32> = live
-                .into_iter()
-                .filter(|endpoint| !tried.contains(endpoint))
-                .collect();
+            let left: Vec<u32> = live.into_iter().filter(|endpoint| !tried.contains(endpoint)).collect();
             let mut seen = Vec::new();
             for turn in 0..200 {
-                let call = if turn % 2 == 0 {
-                    user(turn)
-                } else {
-                    Call::new()
-                };
+                let call = if turn % 2 == 0 { user(turn) } else { Call::new() };
                 seen.extend(policy.pick(&call, &tried).unwrap());
             }
             seen.sort_unstable();
@@ -183,10 +133,7 @@ fn a_service_without_endpoints_has_none_to_pick() {
         let policy = Harness::<LoadBalance>::new(config(algorithm)).unwrap();
         assert_eq!(policy.pick(&user(1), &[]).unwrap(), None);
         weigh(&policy, &[1]);
-        policy
-            .policy()
-            .on_endpoints(ServiceId(0), &endpoints(&[(0, 1, true)]))
-            .unwrap();
+        policy.policy().on_endpoints(ServiceId(0), &endpoints(&[(0, 1, true)])).unwrap();
         assert_eq!(policy.pick(&user(1), &[]).unwrap(), None);
         policy.policy().on_endpoints(ServiceId(0), &[]).unwrap();
         assert_eq!(policy.pick(&user(1), &[]).unwrap(), None);
@@ -196,10 +143,7 @@ fn a_service_without_endpoints_has_none_to_pick() {
 
 #[test]
 fn turns_are_taken_by_all_workers_together() {
-    for (algorithm, weights, most_in_a_row) in [
-        ("round-robin", [5, 1, 1], 1),
-        ("weighted-round-robin", [5, 1, 1], 4),
-    ] {
+    for (algorithm, weights, most_in_a_row) in [("round-robin", [5, 1, 1], 1), ("weighted-round-robin", [5, 1, 1], 4)] {
         let mut workers = vec![balancer(algorithm, &weights)];
         for _ in 0..3 {
             workers.push(Harness::another(config(algorithm)).unwrap());
@@ -214,11 +158,7 @@ fn turns_are_taken_by_all_workers_together() {
             assert!(run <= most_in_a_row, "{algorithm}: {run} in a row");
             counts[picked.unwrap() as usize] += 1;
         }
-        let exact = if algorithm == "round-robin" {
-            [700; 3]
-        } else {
-            [1_500, 300, 300]
-        };
+        let exact = if algorithm == "round-robin" { [700; 3] } else { [1_500, 300, 300] };
         assert_eq!(counts, exact, "{algorithm}");
     }
 }
@@ -226,16 +166,8 @@ fn turns_are_taken_by_all_workers_together() {
 #[test]
 fn turns_of_one_service_do_not_move_those_of_another() {
     let policy = balancer("round-robin", &[1, 1]);
-    policy
-        .policy()
-        .on_endpoints(ServiceId(3), &endpoints(&[(0, 1, false), (1, 1, false)]))
-        .unwrap();
-    let pick = |service| {
-        policy
-            .pick(&Call::new().service(service), &[])
-            .unwrap()
-            .unwrap()
-    };
+    policy.policy().on_endpoints(ServiceId(3), &endpoints(&[(0, 1, false), (1, 1, false)])).unwrap();
+    let pick = |service| policy.pick(&Call::new().service(service), &[]).unwrap().unwrap();
     let first = pick(0);
     pick(3);
     assert_ne!(pick(0), first);
@@ -251,10 +183,7 @@ fn turns_begin_anywhere_but_once() {
         let first = policy.pick(&Call::new(), &[]).unwrap().unwrap();
         // The endpoints change, as they do when one is ejected: the turns go on.
         weigh(&policy, &[1; 8]);
-        assert_eq!(
-            policy.pick(&Call::new(), &[]).unwrap(),
-            Some((first + 1) % 8)
-        );
+        assert_eq!(policy.pick(&Call::new(), &[]).unwrap(), Some((first + 1) % 8));
         first
     };
     let firsts: std::collections::BTreeSet<u32> = (0..40).map(first_pick).collect();
@@ -264,18 +193,11 @@ fn turns_begin_anywhere_but_once() {
 #[test]
 fn random_picks_are_even_or_by_weight() {
     // 99.9 % of honest samples stay below: 27.9 with 9 degrees of freedom, 13.8 with 2.
-    let even = counts(
-        &balancer("random", &[9, 1, 1, 1, 1, 1, 1, 1, 1, 1]),
-        10,
-        20_000,
-    );
+    let even = counts(&balancer("random", &[9, 1, 1, 1, 1, 1, 1, 1, 1, 1]), 10, 20_000);
     assert!(chi_square(&even, &[1; 10]) < 27.9, "{even:?}");
     let weighted = counts(&balancer("weighted-random", &[5, 1, 2]), 3, 20_000);
     assert!(chi_square(&weighted, &[5, 1, 2]) < 13.8, "{weighted:?}");
-    assert!(
-        chi_square(&weighted, &[1, 1, 1]) > 1_000.0,
-        "the test could tell"
-    );
+    assert!(chi_square(&weighted, &[1, 1, 1]) > 1_000.0, "the test could tell");
 }
 
 #[test]
@@ -287,24 +209,15 @@ fn what_a_tried_endpoint_leaves_is_shared_by_weight() {
             counts[policy.pick(&Call::new(), &[0]).unwrap().unwrap() as usize] += 1;
         }
         assert_eq!(counts[0], 0);
-        assert!(
-            chi_square(&counts[1..], &[3, 1]) < 10.8,
-            "{algorithm}: {counts:?}"
-        );
+        assert!(chi_square(&counts[1..], &[3, 1]) < 10.8, "{algorithm}: {counts:?}");
     }
 }
 
 #[test]
 fn least_connections_asks_the_host() {
     let policy = balancer("least-connections", &[1, 1, 1]);
-    let load = |in_flight| Load {
-        in_flight,
-        latency: 0,
-    };
-    policy.host(|host| {
-        host.load
-            .extend([((0, 0), load(4)), ((0, 1), load(1)), ((0, 2), load(2))])
-    });
+    let load = |in_flight| Load { in_flight, latency: 0 };
+    policy.host(|host| host.load.extend([((0, 0), load(4)), ((0, 1), load(1)), ((0, 2), load(2))]));
     assert_eq!(policy.pick(&Call::new(), &[]).unwrap(), Some(1));
     assert_eq!(policy.pick(&Call::new(), &[1]).unwrap(), Some(2));
     assert_eq!(policy.pick(&Call::new(), &[0, 1, 2]).unwrap(), None);
@@ -316,10 +229,7 @@ fn the_same_key_goes_to_the_same_endpoint_on_every_worker() {
     let other = Harness::<LoadBalance>::another(config("consistent-hash")).unwrap();
     let mut reversed = endpoints(&[(0, 1, false), (1, 2, false), (2, 1, false)]);
     reversed.reverse();
-    other
-        .policy()
-        .on_endpoints(ServiceId(0), &reversed)
-        .unwrap();
+    other.policy().on_endpoints(ServiceId(0), &reversed).unwrap();
     for key in 0..500 {
         let endpoint = one.pick(&user(key), &[]).unwrap().unwrap();
         assert_eq!(other.pick(&user(key), &[]).unwrap(), Some(endpoint));
@@ -344,15 +254,7 @@ fn requests_without_the_field_take_turns() {
 fn two_choices_take_the_cheaper_one() {
     let policy = balancer("p2c-ewma", &[1, 1]);
     let set = |endpoint, in_flight, milliseconds: u64| {
-        policy.host(|host| {
-            host.load.insert(
-                (0, endpoint),
-                Load {
-                    in_flight,
-                    latency: milliseconds * 1_000_000,
-                },
-            )
-        });
+        policy.host(|host| host.load.insert((0, endpoint), Load { in_flight, latency: milliseconds * 1_000_000 }));
     };
     let always = |picked| (0..20).all(|_| policy.pick(&Call::new(), &[]).unwrap() == Some(picked));
     set(0, 9, 1);
@@ -371,22 +273,11 @@ fn two_choices_take_the_cheaper_one() {
 #[test]
 fn two_choices_go_by_weight_too() {
     let policy = balancer("p2c-ewma", &[4, 1]);
-    let load = |in_flight| Load {
-        in_flight,
-        latency: 1_000_000,
-    };
+    let load = |in_flight| Load { in_flight, latency: 1_000_000 };
     policy.host(|host| host.load.extend([((0, 0), load(6)), ((0, 1), load(1))]));
-    assert_eq!(
-        policy.pick(&Call::new(), &[]).unwrap(),
-        Some(0),
-        "7 / 4 against 2 / 1"
-    );
+    assert_eq!(policy.pick(&Call::new(), &[]).unwrap(), Some(0), "7 / 4 against 2 / 1");
     policy.host(|host| host.load.extend([((0, 0), load(8)), ((0, 1), load(1))]));
-    assert_eq!(
-        policy.pick(&Call::new(), &[]).unwrap(),
-        Some(1),
-        "9 / 4 against 2 / 1"
-    );
+    assert_eq!(policy.pick(&Call::new(), &[]).unwrap(), Some(1), "9 / 4 against 2 / 1");
 }
 
 /// Endpoints with queues and a host that averages their latency as peak-EWMA does: a peak counts at once, what is better
@@ -403,12 +294,7 @@ struct Simulation {
 impl Simulation {
     fn new(takes: &[f64], decay: f64) -> Self {
         let policy = balancer("p2c-ewma", &vec![1; takes.len()]);
-        Self {
-            policy,
-            takes: takes.to_vec(),
-            states: vec![(0, 0.0, 0.0); takes.len()],
-            decay,
-        }
+        Self { policy, takes: takes.to_vec(), states: vec![(0, 0.0, 0.0); takes.len()], decay }
     }
 
     /// The share of each endpoint when this many calls come in, so many milliseconds apart.
@@ -425,37 +311,22 @@ impl Simulation {
             }
             for (endpoint, (in_flight, average, updated)) in (0..).zip(&self.states) {
                 let latency = average * (-(now - updated) / self.decay).exp() * 1e6;
-                let load = Load {
-                    in_flight: *in_flight,
-                    latency: latency as u64,
-                };
-                self.policy
-                    .host(|host| host.load.insert((0, endpoint), load));
+                let load = Load { in_flight: *in_flight, latency: latency as u64 };
+                self.policy.host(|host| host.load.insert((0, endpoint), load));
             }
             let picked = self.policy.pick(&Call::new(), &[]).unwrap().unwrap() as usize;
             counts[picked] += 1;
             self.states[picked].0 += 1;
             let took = self.takes[picked];
-            answers.push(Reverse((
-                ((now + took) * 1e6) as u64,
-                picked,
-                (took * 1e6) as u64,
-            )));
+            answers.push(Reverse((((now + took) * 1e6) as u64, picked, (took * 1e6) as u64)));
         }
-        counts
-            .iter()
-            .map(|count| f64::from(*count) / f64::from(calls))
-            .collect()
+        counts.iter().map(|count| f64::from(*count) / f64::from(calls)).collect()
     }
 
     fn answer(&mut self, endpoint: usize, took: f64, now: f64) {
         let (in_flight, average, updated) = &mut self.states[endpoint];
         let old = (-(now - *updated) / self.decay).exp();
-        *average = if took > *average {
-            took
-        } else {
-            *average * old + took * (1.0 - old)
-        };
+        *average = if took > *average { took } else { *average * old + took * (1.0 - old) };
         (*in_flight, *updated) = (*in_flight - 1, now);
     }
 }
@@ -467,11 +338,7 @@ fn two_choices_send_at_most_three_percent_to_a_slow_endpoint() {
         (&[2.0, 2.0, 200.0], 20_000, 0.1),
         (&[2.0, 2.0, 200.0], 2_000, 50.0),
         (&[5.0, 500.0], 10_000, 2.0),
-        (
-            &[1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 50.0],
-            20_000,
-            0.5,
-        ),
+        (&[1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 50.0], 20_000, 0.5),
         (&[2.0, 2.0, 2_000.0], 1_000, 2.0),
     ] {
         let shares = Simulation::new(takes, 10_000.0).run(calls, apart);
@@ -480,19 +347,13 @@ fn two_choices_send_at_most_three_percent_to_a_slow_endpoint() {
         assert!(slow > 0.0, "it is still asked now and then: {shares:?}");
         let fast = &shares[..takes.len() - 1];
         let fair = 1.0 / fast.len() as f64;
-        assert!(
-            fast.iter().all(|share| (share - fair).abs() < 0.25 * fair),
-            "{shares:?}"
-        );
+        assert!(fast.iter().all(|share| (share - fair).abs() < 0.25 * fair), "{shares:?}");
     }
 }
 
 #[test]
 fn ten_thousand_endpoints_are_picked_alike() {
-    for algorithm in ALL
-        .into_iter()
-        .filter(|algorithm| *algorithm != "least-connections")
-    {
+    for algorithm in ALL.into_iter().filter(|algorithm| *algorithm != "least-connections") {
         let weights: Vec<u32> = (0..10_000).map(|endpoint| 1 + endpoint % 3).collect();
         let policy = balancer(algorithm, &weights);
         let first = policy.pick(&user(0), &[]).unwrap().unwrap();

@@ -17,24 +17,16 @@ impl Advice {
         if let Some(pushback) = outcome.field("grpc-retry-pushback-ms") {
             return Self::of_pushback(pushback);
         }
-        Self::AtLeast(
-            outcome
-                .text("retry-after")
-                .and_then(retry_after)
-                .unwrap_or_default(),
-        )
+        Self::AtLeast(outcome.text("retry-after").and_then(retry_after).unwrap_or_default())
     }
 
     /// A 32-bit number of milliseconds; everything else, a negative number included, asks for no retry (gRFC A6,
     /// "Pushback").
     fn of_pushback(value: &[u8]) -> Self {
-        let text = std::str::from_utf8(value)
-            .ok()
-            .filter(|text| text.starts_with(|first: char| first.is_ascii_digit()));
+        let text =
+            std::str::from_utf8(value).ok().filter(|text| text.starts_with(|first: char| first.is_ascii_digit()));
         match text.and_then(|text| text.parse::<i32>().ok()) {
-            Some(milliseconds) => Self::Exactly(Duration::from_millis(u64::from(
-                milliseconds.unsigned_abs(),
-            ))),
+            Some(milliseconds) => Self::Exactly(Duration::from_millis(u64::from(milliseconds.unsigned_abs()))),
             None => Self::Never,
         }
     }
@@ -48,9 +40,6 @@ fn retry_after(value: &str) -> Option<Duration> {
         // Digits that are too many for a number are a long time all the same.
         return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
     }
-    let date = httpdate::parse_http_date(value)
-        .ok()?
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .ok()?;
+    let date = httpdate::parse_http_date(value).ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
     Some(date.saturating_sub(clock::unix()))
 }

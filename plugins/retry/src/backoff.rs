@@ -64,12 +64,7 @@ fn full() -> Jitter {
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self::Exponential {
-            initial: one_second(),
-            max: thirty_seconds(),
-            factor: double(),
-            jitter: full(),
-        }
+        Self::Exponential { initial: one_second(), max: thirty_seconds(), factor: double(), jitter: full() }
     }
 }
 
@@ -80,24 +75,15 @@ impl Backoff {
             Self::Exponential { factor, .. } if !(1.0..=100.0).contains(&factor) => {
                 Err(Error::at("/backoff/factor", "from 1 to 100"))
             }
-            Self::Exponential { initial, max, .. } if initial > max => Err(Error::at(
-                "/backoff/initial",
-                "longer than max (30s if it is left out)",
-            )),
-            Self::Fixed {
-                jitter: Jitter::Decorrelated,
-                ..
-            } => Err(Error::at(
+            Self::Exponential { initial, max, .. } if initial > max => {
+                Err(Error::at("/backoff/initial", "longer than max (30s if it is left out)"))
+            }
+            Self::Fixed { jitter: Jitter::Decorrelated, .. } => Err(Error::at(
                 "/backoff/jitter",
                 "decorrelated waits are not fixed: use kind = \"random\" with min and max",
             )),
-            Self::Random { min, max, .. } if min > max => {
-                Err(Error::at("/backoff/min", "longer than max"))
-            }
-            Self::Random {
-                jitter: Jitter::None,
-                ..
-            } => Err(Error::at(
+            Self::Random { min, max, .. } if min > max => Err(Error::at("/backoff/min", "longer than max")),
+            Self::Random { jitter: Jitter::None, .. } => Err(Error::at(
                 "/backoff/jitter",
                 "a random wait has jitter \"full\" or \"decorrelated\"; use kind = \"fixed\" for none",
             )),
@@ -109,35 +95,14 @@ impl Backoff {
     pub fn wait(&self, exchange: &Exchange) -> Duration {
         let last = Duration::from_nanos(exchange.memo());
         let wait = match *self {
-            Self::Exponential {
-                initial,
-                max,
-                jitter: Jitter::Decorrelated,
-                ..
-            } => decorrelated(*initial, *max, last),
-            Self::Exponential {
-                initial,
-                max,
-                factor,
-                jitter,
-            } => {
+            Self::Exponential { initial, max, jitter: Jitter::Decorrelated, .. } => decorrelated(*initial, *max, last),
+            Self::Exponential { initial, max, factor, jitter } => {
                 let wait = grown(*initial, factor, exchange.attempt).min(*max);
-                if jitter == Jitter::Full {
-                    between(Duration::ZERO, wait)
-                } else {
-                    wait
-                }
+                if jitter == Jitter::Full { between(Duration::ZERO, wait) } else { wait }
             }
-            Self::Fixed {
-                delay,
-                jitter: Jitter::Full,
-            } => between(Duration::ZERO, *delay),
+            Self::Fixed { delay, jitter: Jitter::Full } => between(Duration::ZERO, *delay),
             Self::Fixed { delay, .. } => *delay,
-            Self::Random {
-                min,
-                max,
-                jitter: Jitter::Decorrelated,
-            } => decorrelated(*min, *max, last),
+            Self::Random { min, max, jitter: Jitter::Decorrelated } => decorrelated(*min, *max, last),
             Self::Random { min, max, .. } => between(*min, *max),
         };
         exchange.remember(nanos(wait));

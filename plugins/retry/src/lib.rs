@@ -46,15 +46,9 @@ impl Policy for Retry {
         if !(1..=10).contains(&self.max_attempts) {
             return Err(Error::at("/max-attempts", "attempts in all, from 1 to 10"));
         }
-        for (pointer, timeout) in [
-            ("/timeout", self.timeout),
-            ("/attempt-timeout", self.attempt_timeout),
-        ] {
+        for (pointer, timeout) in [("/timeout", self.timeout), ("/attempt-timeout", self.attempt_timeout)] {
             if timeout.is_some_and(|timeout| timeout.is_zero()) {
-                return Err(Error::at(
-                    pointer,
-                    "no attempt can be made in no time: leave it out for no limit",
-                ));
+                return Err(Error::at(pointer, "no attempt can be made in no time: leave it out for no limit"));
             }
         }
         self.backoff.check()?;
@@ -71,12 +65,7 @@ impl Policy for Retry {
     fn on_request(&self, _: &Exchange) -> Result<Verdict> {
         let timeout = self.timeout.map(|timeout| timeout.0);
         let attempt_timeout = self.attempt_timeout.map(|timeout| timeout.0);
-        Ok(Amendment {
-            timeout,
-            attempt_timeout,
-            ..Amendment::new()
-        }
-        .into())
+        Ok(Amendment { timeout, attempt_timeout, ..Amendment::new() }.into())
     }
 
     fn on_outcome(&self, exchange: &Exchange, outcome: &Outcome) -> Result<Decision> {
@@ -93,10 +82,7 @@ impl Policy for Retry {
         if after >= exchange.remaining() {
             return Ok(Decision::Accept);
         }
-        Ok(Decision::Retry {
-            after,
-            elsewhere: self.elsewhere,
-        })
+        Ok(Decision::Retry { after, elsewhere: self.elsewhere })
     }
 }
 

@@ -73,10 +73,7 @@ impl Transient {
         }
         for (at, name) in self.grpc.iter().enumerate() {
             let Some(code) = CODES.iter().position(|known| known == name) else {
-                let message = format!(
-                    "no gRPC error is named {name:?}: one of {}",
-                    CODES.join(", ")
-                );
+                let message = format!("no gRPC error is named {name:?}: one of {}", CODES.join(", "));
                 return Err(Error::at(format!("/retry-on/grpc/{at}"), message));
             };
             self.codes |= 2 << code;
@@ -98,10 +95,7 @@ impl Transient {
     }
 
     fn includes_answer(&self, outcome: &Outcome) -> bool {
-        let code = outcome
-            .grpc_status
-            .filter(|code| *code < u32::BITS)
-            .unwrap_or(0);
+        let code = outcome.grpc_status.filter(|code| *code < u32::BITS).unwrap_or(0);
         self.codes >> code & 1 == 1 || self.statuses.contains(&outcome.status)
     }
 }

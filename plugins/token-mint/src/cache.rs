@@ -42,17 +42,11 @@ impl Cache {
     }
 
     pub fn insert(&mut self, service: ServiceId, subject: &str, minted: Minted) {
-        if self.tokens >= MOST_TOKENS || self.bytes.saturating_add(minted.value.len()) > MOST_BYTES
-        {
+        if self.tokens >= MOST_TOKENS || self.bytes.saturating_add(minted.value.len()) > MOST_BYTES {
             *self = Self::default();
         }
         self.bytes += minted.value.len();
-        match self
-            .services
-            .entry(service)
-            .or_default()
-            .insert(subject.to_owned(), minted)
-        {
+        match self.services.entry(service).or_default().insert(subject.to_owned(), minted) {
             Some(old) => self.bytes = self.bytes.saturating_sub(old.value.len()),
             None => self.tokens += 1,
         }

@@ -55,10 +55,7 @@ struct Ready {
 
 enum Source {
     Fixed(String),
-    Signed {
-        key: crypto::Key,
-        cache: RefCell<Cache>,
-    },
+    Signed { key: crypto::Key, cache: RefCell<Cache> },
 }
 
 /// Claims with a meaning of their own (RFC 7519, section 4.1), which `claims` must leave alone.
@@ -79,21 +76,10 @@ impl Policy for TokenMint {
         if matches!(source, Source::Signed { .. }) && self.subject.is_none() {
             needs.read(":identity");
         }
-        let usual = if matches!(source, Source::Fixed(_)) {
-            "x-internal-token"
-        } else {
-            "authorization"
-        };
+        let usual = if matches!(source, Source::Fixed(_)) { "x-internal-token" } else { "authorization" };
         let field = self.field.as_deref().unwrap_or(usual).to_ascii_lowercase();
-        if field.is_empty()
-            || !field
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
-        {
-            return Err(Error::at(
-                "/field",
-                "name a header or metadata field, as in \"x-internal-token\"",
-            ));
+        if field.is_empty() || !field.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)) {
+            return Err(Error::at("/field", "name a header or metadata field, as in \"x-internal-token\""));
         }
         self.ready = Some(Ready { field, source });
         Ok(())
@@ -117,15 +103,10 @@ impl TokenMint {
             || !self.roles.is_empty()
             || !self.claims.is_empty();
         if tokens_only {
-            return Err(Error::new(
-                "with `static-token` there is only `field` to say: nothing is signed",
-            ));
+            return Err(Error::new("with `static-token` there is only `field` to say: nothing is signed"));
         }
         if value.is_empty() || !value.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
-            return Err(Error::at(
-                "/static-token/value",
-                "use visible ASCII characters",
-            ));
+            return Err(Error::at("/static-token/value", "use visible ASCII characters"));
         }
         Ok(Source::Fixed(value.to_owned()))
     }
@@ -140,14 +121,8 @@ impl TokenMint {
         if self.ttl.as_secs() == 0 || self.ttl.subsec_nanos() != 0 {
             return Err(Error::at("/ttl", "use whole seconds, at least one"));
         }
-        if let Some(claim) = REGISTERED
-            .into_iter()
-            .find(|claim| self.claims.contains_key(*claim))
-        {
-            return Err(Error::at(
-                format!("/claims/{claim}"),
-                format!("{claim:?} is not a claim to set here"),
-            ));
+        if let Some(claim) = REGISTERED.into_iter().find(|claim| self.claims.contains_key(*claim)) {
+            return Err(Error::at(format!("/claims/{claim}"), format!("{claim:?} is not a claim to set here")));
         }
         let open = || -> Result<crypto::Key> {
             let key = crypto::Key::open(name)?;
@@ -159,20 +134,11 @@ impl TokenMint {
             Ok(key)
         };
         let key = open().map_err(|error| Error::at("/key", error.message()))?;
-        Ok(Source::Signed {
-            key,
-            cache: RefCell::default(),
-        })
+        Ok(Source::Signed { key, cache: RefCell::default() })
     }
 
     /// The value of the field, from the cache where that is still good.
-    fn token(
-        &self,
-        key: crypto::Key,
-        cache: &RefCell<Cache>,
-        field: &str,
-        exchange: &Exchange,
-    ) -> Result<Vec<u8>> {
+    fn token(&self, key: crypto::Key, cache: &RefCell<Cache>, field: &str, exchange: &Exchange) -> Result<Vec<u8>> {
         let subject = match &self.subject {
             Some(subject) => subject,
             None => exchange
@@ -180,51 +146,25 @@ impl TokenMint {
                 .at(0)
                 .and_then(|identity| std::str::from_utf8(identity).ok())
                 .filter(|identity| !identity.is_empty())
-                .ok_or(Error::new(
-                    "the listener has no `identity` and the policy no `subject` to put in a token",
-                ))?,
+                .ok_or(Error::new("the listener has no `identity` and the policy no `subject` to put in a token"))?,
         };
         // With an audience of its own, one token is good for all services.
-        let service = if self.audience.is_some() {
-            ServiceId::default()
-        } else {
-            exchange.service
-        };
+        let service = if self.audience.is_some() { ServiceId::default() } else { exchange.service };
         let (now, version) = (clock::unix(), key.version());
-        if let Some(minted) = cache
-            .borrow()
-            .get(service, subject)
-            .filter(|minted| minted.is_good(now, version))
-        {
+        if let Some(minted) = cache.borrow().get(service, subject).filter(|minted| minted.is_good(now, version)) {
             return Ok(minted.value.clone());
         }
         let token = self.mint(key, subject, exchange.service, now)?;
-        let value = if field == "authorization" {
-            format!("Bearer {token}")
-        } else {
-            token
-        }
-        .into_bytes();
+        let value = if field == "authorization" { format!("Bearer {token}") } else { token }.into_bytes();
         let issued = Duration::from_secs(now.as_secs());
         let margin = (*self.ttl / 10).min(Duration::from_secs(60));
-        let minted = Minted {
-            value: value.clone(),
-            version,
-            issued,
-            renew: issued.saturating_add(*self.ttl - margin),
-        };
+        let minted = Minted { value: value.clone(), version, issued, renew: issued.saturating_add(*self.ttl - margin) };
         cache.borrow_mut().insert(service, subject, minted);
         Ok(value)
     }
 
     /// A token in compact form (RFC 7515, section 7.1).
-    fn mint(
-        &self,
-        key: crypto::Key,
-        subject: &str,
-        service: ServiceId,
-        now: Duration,
-    ) -> Result<String> {
+    fn mint(&self, key: crypto::Key, subject: &str, service: ServiceId, now: Duration) -> Result<String> {
         let audience = self.audience.clone().unwrap_or_else(|| service.name());
         if audience.is_empty() {
             return Err(Error::new("the service has no name to put in a token"));

@@ -6,10 +6,7 @@ use weir_sdk::{Edit, ExchangeKind};
 const SECRET: &[u8] = b"the key of a test";
 
 fn host() -> Host {
-    let mut host = Host::default().key(Key {
-        id: Some("k1".to_owned()),
-        ..Key::new("signing", "ES256", SECRET)
-    });
+    let mut host = Host::default().key(Key { id: Some("k1".to_owned()), ..Key::new("signing", "ES256", SECRET) });
     host.services.insert(1, "user-service".to_owned());
     host.services.insert(2, "order-service".to_owned());
     host
@@ -17,10 +14,7 @@ fn host() -> Host {
 
 fn config(more: Value) -> Value {
     let mut config = json!({ "key": "signing", "issuer": "weir" });
-    config
-        .as_object_mut()
-        .unwrap()
-        .extend(more.as_object().unwrap().clone());
+    config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     config
 }
 
@@ -35,9 +29,7 @@ fn call(service: u32) -> Call {
 /// The one field that the policy sets.
 fn sent(policy: &Harness<TokenMint>, call: &Call) -> (String, String) {
     match policy.on_request(call).unwrap() {
-        Verdict::Amend(Amendment {
-            edits, attributes, ..
-        }) => match edits.as_slice() {
+        Verdict::Amend(Amendment { edits, attributes, .. }) => match edits.as_slice() {
             [Edit::Set(name, value)] if attributes.is_empty() => {
                 (name.clone(), String::from_utf8(value.clone()).unwrap())
             }
@@ -63,8 +55,7 @@ fn problem(config: Value) -> Error {
 
 #[test]
 fn a_token_says_who_calls_whom_and_for_how_long() {
-    let policy =
-        minting(json!({ "roles": ["reader"], "claims": { "zone": "a", "limits": { "rate": 5 } } }));
+    let policy = minting(json!({ "roles": ["reader"], "claims": { "zone": "a", "limits": { "rate": 5 } } }));
     let (field, value) = sent(&policy, &call(1));
     assert_eq!(field, "authorization");
     let (header, claims) = opened(&value);
@@ -81,10 +72,7 @@ fn a_token_says_who_calls_whom_and_for_how_long() {
 fn a_key_without_an_id_gives_a_header_without_kid() {
     let host = Host::default().key(Key::new("signing", "HS256", SECRET));
     let policy = Harness::in_host(host, config(json!({}))).unwrap();
-    assert_eq!(
-        opened(&sent(&policy, &call(1)).1).0,
-        json!({ "alg": "HS256", "typ": "JWT" })
-    );
+    assert_eq!(opened(&sent(&policy, &call(1)).1).0, json!({ "alg": "HS256", "typ": "JWT" }));
 }
 
 #[test]
@@ -92,14 +80,8 @@ fn configured_subject_and_audience_win() {
     let policy = minting(json!({ "subject": "batch", "audience": "everyone", "ttl": "90s" }));
     assert!(policy.needs().request.is_empty());
     let (_, claims) = opened(&sent(&policy, &Call::new().service(1)).1);
-    assert_eq!(
-        (&claims["sub"], &claims["aud"]),
-        (&json!("batch"), &json!("everyone"))
-    );
-    assert_eq!(
-        claims["exp"].as_u64().unwrap() - claims["iat"].as_u64().unwrap(),
-        90
-    );
+    assert_eq!((&claims["sub"], &claims["aud"]), (&json!("batch"), &json!("everyone")));
+    assert_eq!(claims["exp"].as_u64().unwrap() - claims["iat"].as_u64().unwrap(), 90);
 }
 
 #[test]
@@ -113,18 +95,9 @@ fn an_audience_of_its_own_needs_one_token_for_all_services() {
 #[test]
 fn without_identity_and_subject_nothing_is_sent_on() {
     let policy = minting(json!({}));
-    for nobody in [
-        Call::new().service(1),
-        Call::new().field(":identity", ""),
-        Call::new().field(":identity", b"\xff"),
-    ] {
-        assert!(
-            policy
-                .on_request(&nobody)
-                .unwrap_err()
-                .message()
-                .contains("identity")
-        );
+    for nobody in [Call::new().service(1), Call::new().field(":identity", ""), Call::new().field(":identity", b"\xff")]
+    {
+        assert!(policy.on_request(&nobody).unwrap_err().message().contains("identity"));
     }
 }
 
@@ -146,18 +119,11 @@ fn a_token_is_sent_again_until_shortly_before_it_expires() {
 #[test]
 fn a_token_is_never_sent_to_another_service_or_for_another_caller() {
     let policy = minting(json!({}));
-    for (service, name) in [
-        (1, "user-service"),
-        (2, "order-service"),
-        (1, "user-service"),
-    ] {
+    for (service, name) in [(1, "user-service"), (2, "order-service"), (1, "user-service")] {
         for caller in ["web", "batch"] {
             let call = Call::new().service(service).field(":identity", caller);
             let (_, claims) = opened(&sent(&policy, &call).1);
-            assert_eq!(
-                (&claims["sub"], &claims["aud"]),
-                (&json!(caller), &json!(name))
-            );
+            assert_eq!((&claims["sub"], &claims["aud"]), (&json!(caller), &json!(name)));
         }
     }
 }
@@ -203,39 +169,24 @@ fn a_publish_gets_a_token_too() {
 
 #[test]
 fn a_fixed_value_is_sent_as_it_is() {
-    let policy =
-        Harness::<TokenMint>::new(json!({ "static-token": { "value": "s3cr3t" } })).unwrap();
-    assert_eq!(
-        sent(&policy, &Call::new()),
-        ("x-internal-token".to_owned(), "s3cr3t".to_owned())
-    );
+    let policy = Harness::<TokenMint>::new(json!({ "static-token": { "value": "s3cr3t" } })).unwrap();
+    assert_eq!(sent(&policy, &Call::new()), ("x-internal-token".to_owned(), "s3cr3t".to_owned()));
     assert!(policy.needs().request.is_empty());
     let named = json!({ "static-token": { "value": "Basic YTpi" }, "field": "authorization" });
     let policy = Harness::<TokenMint>::new(named).unwrap();
-    assert_eq!(
-        sent(&policy, &Call::new()),
-        ("authorization".to_owned(), "Basic YTpi".to_owned())
-    );
+    assert_eq!(sent(&policy, &Call::new()), ("authorization".to_owned(), "Basic YTpi".to_owned()));
 }
 
 #[test]
 fn a_service_without_a_name_gets_no_token() {
     let policy = minting(json!({}));
     policy.host(|host| host.services.insert(7, String::new()));
-    assert!(
-        policy.on_request(&call(7)).is_err(),
-        "a service that is gone has no name"
-    );
+    assert!(policy.on_request(&call(7)).is_err(), "a service that is gone has no name");
 }
 
 #[test]
 fn the_cache_is_bounded_by_count_and_by_bytes() {
-    let minted = |size| Minted {
-        value: vec![b'x'; size],
-        version: 1,
-        issued: Duration::ZERO,
-        renew: Duration::MAX,
-    };
+    let minted = |size| Minted { value: vec![b'x'; size], version: 1, issued: Duration::ZERO, renew: Duration::MAX };
     let mut cache = Cache::default();
     for service in 0..10_000 {
         cache.insert(ServiceId(service), "a", minted(10));
@@ -259,10 +210,7 @@ fn the_cache_is_bounded_by_count_and_by_bytes() {
 fn a_configuration_that_cannot_work_is_refused_where_it_is_wrong() {
     for (config, pointer) in [
         (json!({}), ""),
-        (
-            json!({ "key": "signing", "issuer": "weir", "static-token": { "value": "x" } }),
-            "",
-        ),
+        (json!({ "key": "signing", "issuer": "weir", "static-token": { "value": "x" } }), ""),
         (json!({ "key": "signing" }), "/issuer"),
         (config(json!({ "key": "unknown" })), "/key"),
         (config(json!({ "ttl": "0s" })), "/ttl"),
@@ -271,29 +219,17 @@ fn a_configuration_that_cannot_work_is_refused_where_it_is_wrong() {
         (config(json!({ "field": ":path" })), "/field"),
         (config(json!({ "field": "" })), "/field"),
         (config(json!({ "claims": { "exp": 1 } })), "/claims/exp"),
-        (
-            json!({ "static-token": { "value": "a\r\nb: c" } }),
-            "/static-token/value",
-        ),
-        (
-            json!({ "static-token": { "value": "a" }, "issuer": "weir" }),
-            "",
-        ),
+        (json!({ "static-token": { "value": "a\r\nb: c" } }), "/static-token/value"),
+        (json!({ "static-token": { "value": "a" }, "issuer": "weir" }), ""),
     ] {
         assert_eq!(problem(config.clone()).pointer(), pointer, "{config}");
     }
-    assert!(
-        problem(config(json!({ "isuer": "weir" })))
-            .message()
-            .contains("isuer")
-    );
+    assert!(problem(config(json!({ "isuer": "weir" }))).message().contains("isuer"));
 }
 
 #[test]
 fn a_set_of_keys_does_not_sign() {
     let host = Host::default().key(Key::new("signing", "", SECRET));
-    let error = Harness::<TokenMint>::in_host(host, config(json!({})))
-        .err()
-        .unwrap();
+    let error = Harness::<TokenMint>::in_host(host, config(json!({}))).err().unwrap();
     assert_eq!(error.pointer(), "/key");
 }

@@ -35,10 +35,7 @@ impl Verified {
             Edit::Set(name, value) | Edit::Append(name, value) => name.len() + value.len(),
             Edit::Remove(name) => name.len(),
         });
-        let attributes = amendment
-            .attributes
-            .iter()
-            .map(|(name, value)| name.len() + value.len());
+        let attributes = amendment.attributes.iter().map(|(name, value)| name.len() + value.len());
         edits.chain(attributes).map(|bytes| bytes + 64).sum()
     }
 }
@@ -70,32 +67,17 @@ impl Cache {
 
     /// Keeps a token. When there is no room, the neighbours of its random place go.
     pub fn insert(&mut self, token: &[u8], verified: Verified) -> &Verified {
-        let (key, entry) = (
-            tail(token),
-            Entry {
-                token: token.into(),
-                verified,
-            },
-        );
+        let (key, entry) = (tail(token), Entry { token: token.into(), verified });
         self.remove(key);
         while self.bytes.saturating_add(entry.size()) > MOST_BYTES {
-            let next = self
-                .entries
-                .range(key..)
-                .next()
-                .or_else(|| self.entries.first_key_value());
+            let next = self.entries.range(key..).next().or_else(|| self.entries.first_key_value());
             let Some(neighbour) = next.map(|(neighbour, _)| *neighbour) else {
                 break;
             };
             self.remove(neighbour);
         }
         self.bytes += entry.size();
-        &self
-            .entries
-            .entry(key)
-            .insert_entry(entry)
-            .into_mut()
-            .verified
+        &self.entries.entry(key).insert_entry(entry).into_mut().verified
     }
 
     fn remove(&mut self, key: u64) {
@@ -119,13 +101,9 @@ impl Cache {
 pub fn same(a: &[u8], b: &[u8]) -> bool {
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
     let mut pairs = a.iter().zip(b);
-    a.len() == b.len()
-        && a_rest == b_rest
-        && pairs.all(|(a, b)| u64::from_ne_bytes(*a) == u64::from_ne_bytes(*b))
+    a.len() == b.len() && a_rest == b_rest && pairs.all(|(a, b)| u64::from_ne_bytes(*a) == u64::from_ne_bytes(*b))
 }
 
 fn tail(token: &[u8]) -> u64 {
-    token
-        .last_chunk()
-        .map_or(0, |tail| u64::from_le_bytes(*tail))
+    token.last_chunk().map_or(0, |tail| u64::from_le_bytes(*tail))
 }

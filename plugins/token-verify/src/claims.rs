@@ -10,13 +10,7 @@ use weir_sdk::prelude::*;
 
 impl TokenVerify {
     /// `now` in seconds since 1970.
-    pub(crate) fn verify(
-        &self,
-        ready: &Ready,
-        token: &[u8],
-        version: u64,
-        now: f64,
-    ) -> Result<Verified, Denial> {
+    pub(crate) fn verify(&self, ready: &Ready, token: &[u8], version: u64, now: f64) -> Result<Verified, Denial> {
         let token = Token::parse(token)?;
         self.is_authentic(ready.key, &token)?;
         let claims = token.claims()?;
@@ -31,29 +25,15 @@ impl TokenVerify {
     }
 
     fn is_authentic(&self, key: crypto::Key, token: &Token<'_>) -> Result<(), Denial> {
-        if !self
-            .algorithms
-            .iter()
-            .any(|allowed| allowed.name() == token.algorithm)
-        {
-            return Err(Denial::Invalid(
-                "the token is signed with an algorithm that is not accepted",
-            ));
+        if !self.algorithms.iter().any(|allowed| allowed.name() == token.algorithm) {
+            return Err(Denial::Invalid("the token is signed with an algorithm that is not accepted"));
         }
         if let Some(typ) = &self.typ
-            && !token
-                .typ
-                .as_ref()
-                .is_some_and(|own| media_type(own).eq_ignore_ascii_case(media_type(typ)))
+            && !token.typ.as_ref().is_some_and(|own| media_type(own).eq_ignore_ascii_case(media_type(typ)))
         {
             return Err(Denial::Invalid("the token is of another type"));
         }
-        match key.verify(
-            &token.algorithm,
-            token.key_id.as_deref(),
-            token.signed,
-            &token.signature,
-        ) {
+        match key.verify(&token.algorithm, token.key_id.as_deref(), token.signed, &token.signature) {
             Ok(true) => Ok(()),
             Ok(false) => Err(Denial::Invalid("the signature of the token does not fit")),
             Err(error) => {
@@ -66,46 +46,29 @@ impl TokenVerify {
     /// Checks all claims but time, which is for each exchange to look at.
     fn read(&self, ready: &Ready, claims: &Value, version: u64) -> Result<Verified, Denial> {
         let leeway = self.leeway.as_secs_f64();
-        let expires = date(claims, "exp")?
-            .ok_or(Denial::Invalid("the token does not say when it expires"))?;
-        let begins = [date(claims, "nbf")?, date(claims, "iat")?]
-            .into_iter()
-            .flatten();
+        let expires = date(claims, "exp")?.ok_or(Denial::Invalid("the token does not say when it expires"))?;
+        let begins = [date(claims, "nbf")?, date(claims, "iat")?].into_iter().flatten();
         let issuer = text(claims, "iss")?;
-        if self
-            .issuer
-            .as_ref()
-            .is_some_and(|known| !issuer.is_some_and(|issuer| known.contains(issuer)))
-        {
+        if self.issuer.as_ref().is_some_and(|known| !issuer.is_some_and(|issuer| known.contains(issuer))) {
             return Err(Denial::Invalid("the token is of another issuer"));
         }
         if !is_for(self.audience.as_ref(), claim(claims, "aud")) {
             return Err(Denial::Invalid("the token is for another audience"));
         }
-        if self
-            .required_claims
-            .iter()
-            .any(|name| claim(claims, name).is_none())
-        {
+        if self.required_claims.iter().any(|name| claim(claims, name).is_none()) {
             return Err(Denial::Invalid("the token lacks a claim"));
         }
         let subject = text(claims, "sub")?;
         let roles = words(claim(claims, &self.roles_claim));
         let permits = |role: &&str, name: &str| {
-            *role == name
-                || self
-                    .permissions
-                    .get(*role)
-                    .is_some_and(|all| all.iter().any(|one| one == name))
+            *role == name || self.permissions.get(*role).is_some_and(|all| all.iter().any(|one| one == name))
         };
         Ok(Verified {
             version,
             from: begins.fold(f64::NEG_INFINITY, f64::max) - leeway,
             until: expires + leeway,
             callers: ready.callers.granted(|name| subject == Some(name)),
-            roles: ready
-                .roles
-                .granted(|name| roles.iter().any(|role| permits(role, name))),
+            roles: ready.roles.granted(|name| roles.iter().any(|role| permits(role, name))),
             verdict: self.passed_on(claims)?,
         })
     }
@@ -116,9 +79,7 @@ impl TokenVerify {
             amendment = match claim(claims, name).map(printed) {
                 None => amendment.remove(header.as_str()),
                 Some(value) if value.bytes().any(|byte| byte.is_ascii_control()) => {
-                    return Err(Denial::Invalid(
-                        "a claim of the token cannot be sent on in a header",
-                    ));
+                    return Err(Denial::Invalid("a claim of the token cannot be sent on in a header"));
                 }
                 Some(value) => amendment.set(header.as_str(), value.into_owned()),
             };
@@ -134,11 +95,7 @@ impl TokenVerify {
 
 /// A claim by its name, or by a JSON Pointer (RFC 6901). `null` is as good as absent.
 fn claim<'a>(claims: &'a Value, name: &str) -> Option<&'a Value> {
-    let found = if name.starts_with('/') {
-        claims.pointer(name)
-    } else {
-        claims.get(name)
-    };
+    let found = if name.starts_with('/') { claims.pointer(name) } else { claims.get(name) };
     found.filter(|value| !value.is_null())
 }
 
@@ -166,9 +123,7 @@ fn is_for(ours: Option<&Names>, audience: Option<&Value>) -> bool {
     };
     match audience {
         Some(Value::String(one)) => ours.contains(one),
-        Some(Value::Array(several)) => several
-            .iter()
-            .any(|one| one.as_str().is_some_and(|one| ours.contains(one))),
+        Some(Value::Array(several)) => several.iter().any(|one| one.as_str().is_some_and(|one| ours.contains(one))),
         _ => false,
     }
 }

@@ -24,15 +24,8 @@ impl From<Denial> for Verdict {
         let (status, kind, reason, challenge) = match denial {
             Denial::Missing => (401, "token", "a token is needed", "Bearer"),
             Denial::Invalid(reason) => (401, "token", reason, "Bearer error=\"invalid_token\""),
-            Denial::Forbidden(reason) => (
-                403,
-                "forbidden",
-                reason,
-                "Bearer error=\"insufficient_scope\"",
-            ),
+            Denial::Forbidden(reason) => (403, "forbidden", reason, "Bearer error=\"insufficient_scope\""),
         };
-        Reply::error(status, kind, reason)
-            .header("www-authenticate", challenge)
-            .into()
+        Reply::error(status, kind, reason).header("www-authenticate", challenge).into()
     }
 }

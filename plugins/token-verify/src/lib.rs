@@ -121,10 +121,7 @@ fn authorization() -> String {
 impl Policy for TokenVerify {
     fn configure(&mut self, needs: &mut Needs) -> Result<()> {
         if *self.leeway > LONGEST_LEEWAY {
-            return Err(Error::at(
-                "/leeway",
-                "use 10m at most: it is for clocks that differ",
-            ));
+            return Err(Error::at("/leeway", "use 10m at most: it is for clocks that differ"));
         }
         lower_case_name(&mut self.field, "/field")?;
         let mut headers = BTreeMap::new();
@@ -144,18 +141,9 @@ impl Policy for TokenVerify {
             needs.read(":method");
             needs.read(":path");
         }
-        let removals = self
-            .headers
-            .keys()
-            .fold(Amendment::new(), |all, header| all.remove(header.as_str()));
+        let removals = self.headers.keys().fold(Amendment::new(), |all, header| all.remove(header.as_str()));
         let (key, without_token, cache) = (self.open()?, removals.into(), RefCell::default());
-        self.ready = Some(Ready {
-            key,
-            callers,
-            roles,
-            without_token,
-            cache,
-        });
+        self.ready = Some(Ready { key, callers, roles, without_token, cache });
         Ok(())
     }
 
@@ -167,51 +155,28 @@ impl Policy for TokenVerify {
 
 impl TokenVerify {
     fn open(&self) -> Result<crypto::Key> {
-        let key =
-            crypto::Key::open(&self.key).map_err(|error| Error::at("/key", error.message()))?;
+        let key = crypto::Key::open(&self.key).map_err(|error| Error::at("/key", error.message()))?;
         if self.algorithms.is_empty() {
-            return Err(Error::at(
-                "/algorithms",
-                "name the algorithms a token may be signed with, as in [\"RS256\"]",
-            ));
+            return Err(Error::at("/algorithms", "name the algorithms a token may be signed with, as in [\"RS256\"]"));
         }
         let own = key.algorithm();
-        if !own.is_empty()
-            && !self
-                .algorithms
-                .iter()
-                .any(|algorithm| algorithm.name() == own)
-        {
-            let message = format!(
-                "the key {:?} is for {own}, which is not among them",
-                self.key
-            );
+        if !own.is_empty() && !self.algorithms.iter().any(|algorithm| algorithm.name() == own) {
+            let message = format!("the key {:?} is for {own}, which is not among them", self.key);
             return Err(Error::at("/algorithms", message));
         }
         Ok(key)
     }
 
     fn admit(&self, exchange: &Exchange) -> Result<Verdict, Denial> {
-        let ready = self
-            .ready
-            .as_ref()
-            .ok_or(Denial::Invalid("the policy is not configured"))?;
+        let ready = self.ready.as_ref().ok_or(Denial::Invalid("the policy is not configured"))?;
         let fields = exchange.fields();
         let target = Target::new(fields.at(1), fields.at(2)).ok_or(Denial::AMBIGUOUS)?;
         let (caller_rule, role_rule) = (ready.callers.find(&target), ready.roles.find(&target));
         let Some(value) = fields.at(0) else {
             let pass = self.optional && caller_rule.is_none() && role_rule.is_none();
-            return if pass {
-                Ok(ready.without_token.clone())
-            } else {
-                Err(Denial::Missing)
-            };
+            return if pass { Ok(ready.without_token.clone()) } else { Err(Denial::Missing) };
         };
-        let token = if self.field == "authorization" {
-            token::bearer(value)?
-        } else {
-            value
-        };
+        let token = if self.field == "authorization" { token::bearer(value)? } else { value };
 
         let now = clock::unix().as_secs_f64();
         // Read before the signature is checked: a key that changes meanwhile makes the entry an old one.
@@ -222,9 +187,7 @@ impl TokenVerify {
             _ => cache.insert(token, self.verify(ready, token, version, now)?),
         };
 
-        let granted = |rule: Option<usize>, grants: &[bool]| {
-            rule.is_none_or(|rule| grants.get(rule) == Some(&true))
-        };
+        let granted = |rule: Option<usize>, grants: &[bool]| rule.is_none_or(|rule| grants.get(rule) == Some(&true));
         if !granted(caller_rule, &verified.callers) {
             return Err(Denial::Forbidden("the caller may not call this"));
         }
@@ -237,15 +200,8 @@ impl TokenVerify {
 
 fn lower_case_name(name: &mut String, pointer: &str) -> Result<()> {
     name.make_ascii_lowercase();
-    if name.is_empty()
-        || !name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
-    {
-        return Err(Error::at(
-            pointer,
-            format!("{name:?} is not the name of a field, such as \"x-user-id\""),
-        ));
+    if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)) {
+        return Err(Error::at(pointer, format!("{name:?} is not the name of a field, such as \"x-user-id\"")));
     }
     Ok(())
 }

@@ -28,29 +28,16 @@ impl Rules {
         for (target, names) in table {
             let problem = |message: String| Error::at(pointer, message);
             let (method, path) = target.split_once(' ').unwrap_or(("", target));
-            let named = !target.starts_with(' ')
-                && method
-                    .bytes()
-                    .all(|byte| byte.is_ascii_uppercase() || byte == b'-');
+            let named =
+                !target.starts_with(' ') && method.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-');
             if !named || path.contains(['%', '?', '#']) || plain(path.as_bytes()).is_none() {
-                return Err(problem(format!(
-                    "{target:?} is not a target such as \"/admin\" or \"DELETE /users\""
-                )));
+                return Err(problem(format!("{target:?} is not a target such as \"/admin\" or \"DELETE /users\"")));
             }
             let (method, prefix) = (method.to_owned(), path.trim_end_matches('/').to_owned());
-            if rules
-                .iter()
-                .any(|rule| rule.method == method && rule.prefix == prefix)
-            {
-                return Err(problem(format!(
-                    "{target:?} is there twice, with and without a slash at its end"
-                )));
+            if rules.iter().any(|rule| rule.method == method && rule.prefix == prefix) {
+                return Err(problem(format!("{target:?} is there twice, with and without a slash at its end")));
             }
-            rules.push(Rule {
-                method,
-                prefix,
-                names: names.clone(),
-            });
+            rules.push(Rule { method, prefix, names: names.clone() });
         }
         // The longest path first, and with a method before without one.
         rules.sort_by_key(|rule| std::cmp::Reverse((rule.prefix.len(), !rule.method.is_empty())));
@@ -59,18 +46,12 @@ impl Rules {
 
     /// One rule for every target.
     pub fn everywhere(names: &[String]) -> Self {
-        Self(vec![Rule {
-            method: String::new(),
-            prefix: String::new(),
-            names: names.to_vec(),
-        }])
+        Self(vec![Rule { method: String::new(), prefix: String::new(), names: names.to_vec() }])
     }
 
     /// Whether it matters what an exchange is aimed at.
     pub fn read_target(&self) -> bool {
-        self.0
-            .iter()
-            .any(|rule| !rule.method.is_empty() || !rule.prefix.is_empty())
+        self.0.iter().any(|rule| !rule.method.is_empty() || !rule.prefix.is_empty())
     }
 
     /// The rule that decides, by its position.
@@ -80,10 +61,7 @@ impl Rules {
 
     /// For each rule, whether one of its names is had.
     pub fn granted(&self, has: impl Fn(&str) -> bool) -> Box<[bool]> {
-        self.0
-            .iter()
-            .map(|rule| rule.names.iter().any(|name| has(name)))
-            .collect()
+        self.0.iter().map(|rule| rule.names.iter().any(|name| has(name))).collect()
     }
 }
 
@@ -113,33 +91,20 @@ impl<'a> Target<'a> {
             None | Some(b"*") => Cow::Borrowed(b"/".as_slice()),
             Some(path) => plain(path)?,
         };
-        Some(Self {
-            method: method.unwrap_or_default(),
-            path,
-        })
+        Some(Self { method: method.unwrap_or_default(), path })
     }
 }
 
 /// A path as every service reads it: without its query and percent-encoding. None where services differ: dot segments,
 /// empty ones, parameters (`;`), backslashes, and encoded characters with a meaning in paths.
 fn plain(path: &[u8]) -> Option<Cow<'_, [u8]>> {
-    let end = path
-        .iter()
-        .position(|byte| matches!(byte, b'?' | b'#'))
-        .unwrap_or(path.len());
+    let end = path.iter().position(|byte| matches!(byte, b'?' | b'#')).unwrap_or(path.len());
     let path = decoded(path.get(..end)?)?;
-    let mut segments = path
-        .strip_prefix(b"/")?
-        .split(|byte| *byte == b'/')
-        .peekable();
+    let mut segments = path.strip_prefix(b"/")?.split(|byte| *byte == b'/').peekable();
     while let Some(segment) = segments.next() {
         let last = segments.peek().is_none();
         let odd = matches!(segment, b"." | b"..") || (segment.is_empty() && !last);
-        if odd
-            || segment
-                .iter()
-                .any(|byte| matches!(byte, b'\\' | b';' | 0..=0x1f | 0x7f))
-        {
+        if odd || segment.iter().any(|byte| matches!(byte, b'\\' | b';' | 0..=0x1f | 0x7f)) {
             return None;
         }
     }

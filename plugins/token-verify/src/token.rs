@@ -13,9 +13,7 @@ const LONGEST: usize = 8 << 10;
 /// The token after "Bearer", which may be in any case (RFC 6750, section 2.1; RFC 9110, section 11.1).
 pub fn bearer(value: &[u8]) -> Result<&[u8], Denial> {
     const SCHEME: &[u8] = b"bearer";
-    let (scheme, token) = value
-        .split_at_checked(SCHEME.len())
-        .ok_or(Denial::Invalid("it is not a bearer token"))?;
+    let (scheme, token) = value.split_at_checked(SCHEME.len()).ok_or(Denial::Invalid("it is not a bearer token"))?;
     if !scheme.eq_ignore_ascii_case(SCHEME) || token.first() != Some(&b' ') {
         return Err(Denial::Invalid("it is not a bearer token"));
     }
@@ -51,17 +49,10 @@ impl<'a> Token<'a> {
         // Three parts: a fourth would leave a dot in the payload, and that does not decode.
         let (signed, signature) = token.rsplit_once('.')?;
         let (header, payload) = signed.split_once('.')?;
-        let signature = URL_SAFE_NO_PAD
-            .decode(signature)
-            .ok()
-            .filter(|signature| !signature.is_empty())?;
+        let signature = URL_SAFE_NO_PAD.decode(signature).ok().filter(|signature| !signature.is_empty())?;
         let header = json::object(&URL_SAFE_NO_PAD.decode(header).ok()?)?;
         // Extensions that must be understood: none is (RFC 7515, section 4.1.11; RFC 7797, section 6).
-        if header.get("crit").is_some()
-            || header
-                .get("b64")
-                .is_some_and(|encoded| *encoded != Value::Bool(true))
-        {
+        if header.get("crit").is_some() || header.get("b64").is_some_and(|encoded| *encoded != Value::Bool(true)) {
             return None;
         }
         let text = |name| match header.get(name) {
@@ -82,8 +73,6 @@ impl<'a> Token<'a> {
     /// The claims: one JSON object.
     pub fn claims(&self) -> Result<Value, Denial> {
         let decoded = URL_SAFE_NO_PAD.decode(self.payload).ok();
-        decoded
-            .and_then(|payload| json::object(&payload))
-            .ok_or(Denial::Invalid("the token is malformed"))
+        decoded.and_then(|payload| json::object(&payload)).ok_or(Denial::Invalid("the token is malformed"))
     }
 }

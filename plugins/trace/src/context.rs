@@ -58,11 +58,7 @@ impl TraceId {
 impl Context {
     /// For one attempt within this exchange.
     pub fn child(self, span: u64) -> Self {
-        Self {
-            span,
-            parent: self.span,
-            ..self
-        }
+        Self { span, parent: self.span, ..self }
     }
 
     /// The value of `traceparent`, in version 00.

@@ -23,18 +23,10 @@ struct Separate {
     sampled: &'static str,
 }
 
-const X_TRACE: Separate = Separate {
-    trace: "x-trace-id",
-    span: "x-span-id",
-    parent: "x-parent-span-id",
-    sampled: "x-sampled",
-};
-const B3: Separate = Separate {
-    trace: "x-b3-traceid",
-    span: "x-b3-spanid",
-    parent: "x-b3-parentspanid",
-    sampled: "x-b3-sampled",
-};
+const X_TRACE: Separate =
+    Separate { trace: "x-trace-id", span: "x-span-id", parent: "x-parent-span-id", sampled: "x-sampled" };
+const B3: Separate =
+    Separate { trace: "x-b3-traceid", span: "x-b3-spanid", parent: "x-b3-parentspanid", sampled: "x-b3-sampled" };
 
 impl Dialect {
     /// The fields that are read.
@@ -51,16 +43,10 @@ impl Dialect {
         match self {
             Self::W3c => Caller::traceparent(exchange.field("traceparent")?),
             Self::XTrace => X_TRACE.read(exchange),
-            Self::B3 => exchange
-                .field("b3")
-                .and_then(read_single)
-                .or_else(|| match exchange.field("x-b3-flags") {
-                    Some(b"1") => Some(Caller {
-                        sampled: Some(true),
-                        ..B3.read(exchange).unwrap_or_default()
-                    }),
-                    _ => B3.read(exchange),
-                }),
+            Self::B3 => exchange.field("b3").and_then(read_single).or_else(|| match exchange.field("x-b3-flags") {
+                Some(b"1") => Some(Caller { sampled: Some(true), ..B3.read(exchange).unwrap_or_default() }),
+                _ => B3.read(exchange),
+            }),
         }
     }
 
@@ -83,16 +69,10 @@ impl Separate {
         let id = |name| exchange.field(name).map(<[u8]>::to_ascii_lowercase).unwrap_or_default();
         let sampled = exchange.field(self.sampled).and_then(decision);
         match TraceId::parse(&id(self.trace)) {
-            Some(trace) => Some(Caller {
-                trace,
-                span: parse_span(&id(self.span)).unwrap_or(0),
-                sampled,
-                random: false,
-            }),
-            None => sampled.map(|sampled| Caller {
-                sampled: Some(sampled),
-                ..Caller::default()
-            }),
+            Some(trace) => {
+                Some(Caller { trace, span: parse_span(&id(self.span)).unwrap_or(0), sampled, random: false })
+            }
+            None => sampled.map(|sampled| Caller { sampled: Some(sampled), ..Caller::default() }),
         }
     }
 
@@ -103,10 +83,7 @@ impl Separate {
             0 => Edit::Remove(self.parent.into()),
             parent => Edit::Set(self.parent.into(), hex(parent).into()),
         });
-        edits.push(Edit::Set(
-            self.sampled.into(),
-            if context.sampled { b"1" } else { b"0" }.into(),
-        ));
+        edits.push(Edit::Set(self.sampled.into(), if context.sampled { b"1" } else { b"0" }.into()));
     }
 }
 
@@ -122,10 +99,7 @@ fn read_single(value: &[u8]) -> Option<Caller> {
             sampled: last.and_then(decision),
             random: false,
         }),
-        None => decision(first).map(|sampled| Caller {
-            sampled: Some(sampled),
-            ..Caller::default()
-        }),
+        None => decision(first).map(|sampled| Caller { sampled: Some(sampled), ..Caller::default() }),
     }
 }
 

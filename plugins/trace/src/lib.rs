@@ -53,10 +53,7 @@ impl Default for Trace {
 impl Policy for Trace {
     fn configure(&mut self, needs: &mut Needs) -> Result<()> {
         if self.dialects.is_empty() {
-            return Err(Error::at(
-                "/dialects",
-                "name at least one of \"w3c\", \"x-trace\" and \"b3\"",
-            ));
+            return Err(Error::at("/dialects", "name at least one of \"w3c\", \"x-trace\" and \"b3\""));
         }
         if !(0.0..=1.0).contains(&self.sample) {
             return Err(Error::at("/sample", "a share is between 0 and 1"));
@@ -82,21 +79,13 @@ impl Policy for Trace {
     }
 
     fn on_request(&self, exchange: &Exchange) -> Result<Verdict> {
-        let received = self
-            .dialects
-            .iter()
-            .find_map(|dialect| Some((*dialect, dialect.read(exchange)?)));
+        let received = self.dialects.iter().find_map(|dialect| Some((*dialect, dialect.read(exchange)?)));
         let context = self.context(received.map(|(_, caller)| caller).unwrap_or_default());
-        let mut amendment = Amendment {
-            edits: self.edits(context),
-            ..Amendment::default()
-        };
+        let mut amendment = Amendment { edits: self.edits(context), ..Amendment::default() };
 
         // Without the `traceparent` that it came with, a `tracestate` means nothing.
         let state = exchange.field("tracestate");
-        let kept = state
-            .filter(|_| matches!(received, Some((Dialect::W3c, _))))
-            .and_then(tracestate::kept);
+        let kept = state.filter(|_| matches!(received, Some((Dialect::W3c, _)))).and_then(tracestate::kept);
         match &kept {
             Some(Cow::Borrowed(_)) => {}
             Some(Cow::Owned(shorter)) => amendment = amendment.set("tracestate", shorter.as_str()),
@@ -142,12 +131,7 @@ impl Policy for Trace {
 impl Trace {
     /// The exchange's own span in the caller's trace, or in a new one.
     fn context(&self, caller: Caller) -> Context {
-        let Caller {
-            mut trace,
-            span: parent,
-            sampled,
-            random,
-        } = caller;
+        let Caller { mut trace, span: parent, sampled, random } = caller;
         let span = if trace == TraceId::default() {
             trace = TraceId::random();
             // As good as random within its own trace, and one call of the host less.
@@ -155,16 +139,8 @@ impl Trace {
         } else {
             random::next()
         };
-        let sampled = sampled
-            .filter(|_| self.parent_based)
-            .unwrap_or_else(|| self.samples(trace));
-        Context {
-            trace,
-            span: span.max(1),
-            parent,
-            sampled,
-            random,
-        }
+        let sampled = sampled.filter(|_| self.parent_based).unwrap_or_else(|| self.samples(trace));
+        Context { trace, span: span.max(1), parent, sampled, random }
     }
 
     fn samples(&self, trace: TraceId) -> bool {

@@ -43,55 +43,25 @@ impl Open {
 
     /// The span of the exchange as a whole.
     pub fn complete(&self, exchange: &Exchange, completion: &Completion) -> Span {
-        let Completion {
-            status,
-            grpc_status,
-            failure,
-            duration,
-            attempts,
-            ..
-        } = *completion;
+        let Completion { status, grpc_status, failure, duration, attempts, .. } = *completion;
         let kind = match exchange.kind {
             ExchangeKind::Call => SpanKind::Server,
             ExchangeKind::Publish => SpanKind::Producer,
             ExchangeKind::Delivery => SpanKind::Consumer,
         };
-        let mut span = self.span(
-            exchange,
-            self.context,
-            kind,
-            &End {
-                took: duration,
-                status,
-                grpc_status,
-                failure,
-            },
-        );
+        let mut span = self.span(exchange, self.context, kind, &End { took: duration, status, grpc_status, failure });
         span.attributes.push(number("weir.attempts", attempts));
         span
     }
 
     /// The span of the attempt that just ended.
     pub fn outcome(&self, exchange: &Exchange, outcome: &Outcome) -> Span {
-        let Outcome {
-            status,
-            grpc_status,
-            failure,
-            latency,
-            ..
-        } = *outcome;
-        let end = End {
-            took: latency,
-            status,
-            grpc_status,
-            failure,
-        };
+        let Outcome { status, grpc_status, failure, latency, .. } = *outcome;
+        let end = End { took: latency, status, grpc_status, failure };
         let mut span = self.span(exchange, self.context.child(self.attempt), SpanKind::Client, &end);
-        span.attributes
-            .extend(outcome.text(":endpoint").map(|address| text("weir.endpoint", address)));
+        span.attributes.extend(outcome.text(":endpoint").map(|address| text("weir.endpoint", address)));
         if exchange.attempt > 1 {
-            span.attributes
-                .push(number("http.request.resend_count", exchange.attempt - 1));
+            span.attributes.push(number("http.request.resend_count", exchange.attempt - 1));
         }
         span
     }
@@ -113,10 +83,7 @@ impl Open {
             Some(_) => self.path.trim_start_matches('/').to_owned(),
             None => format!("{operation} {service}"),
         };
-        attributes.extend([
-            text("server.address", &service),
-            text("weir.route", &exchange.route.name()),
-        ]);
+        attributes.extend([text("server.address", &service), text("weir.route", &exchange.route.name())]);
         if end.status > 0 {
             attributes.push(number("http.response.status_code", u32::from(end.status)));
         }

@@ -25,10 +25,8 @@ fn sent(policy: &Harness<Trace>, call: &Call, received: &[(&str, &str)]) -> Vec<
 }
 
 fn apply<N: AsRef<str>, V: AsRef<str>>(received: &[(N, V)], edits: Vec<Edit>) -> Vec<(String, String)> {
-    let mut fields: Vec<(String, String)> = received
-        .iter()
-        .map(|(name, value)| (name.as_ref().into(), value.as_ref().into()))
-        .collect();
+    let mut fields: Vec<(String, String)> =
+        received.iter().map(|(name, value)| (name.as_ref().into(), value.as_ref().into())).collect();
     for edit in edits {
         match edit {
             Edit::Set(name, value) => {
@@ -43,12 +41,11 @@ fn apply<N: AsRef<str>, V: AsRef<str>>(received: &[(N, V)], edits: Vec<Edit>) ->
 }
 
 fn call(received: &[(&str, &str)]) -> Call {
-    received.iter().fold(
-        Call::new()
-            .field(":method", "GET")
-            .field(":path", "/users/1?token=secret"),
-        |call, (name, value)| call.field(name, *value),
-    )
+    received
+        .iter()
+        .fold(Call::new().field(":method", "GET").field(":path", "/users/1?token=secret"), |call, (name, value)| {
+            call.field(name, *value)
+        })
 }
 
 /// A request with these fields through a policy with this configuration.
@@ -57,10 +54,7 @@ fn through(config: Value, received: &[(&str, &str)]) -> Vec<(String, String)> {
 }
 
 fn get<'a>(fields: &'a [(String, String)], name: &str) -> Option<&'a str> {
-    let mut values = fields
-        .iter()
-        .filter(|(other, _)| other == name)
-        .map(|(_, value)| value.as_str());
+    let mut values = fields.iter().filter(|(other, _)| other == name).map(|(_, value)| value.as_str());
     let value = values.next();
     assert_eq!(values.next(), None, "{name} is sent once");
     value
@@ -70,24 +64,13 @@ fn get<'a>(fields: &'a [(String, String)], name: &str) -> Option<&'a str> {
 fn traceparent(fields: &[(String, String)]) -> (String, String, String) {
     let value = get(fields, "traceparent").unwrap();
     let parts: Vec<&str> = value.split('-').collect();
-    let [version, trace, span, flags] = parts[..] else {
-        panic!("{value}")
-    };
+    let [version, trace, span, flags] = parts[..] else { panic!("{value}") };
     let hex = |text: &str| text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     assert_eq!(
-        (
-            version,
-            trace.len(),
-            span.len(),
-            flags.len(),
-            hex(&value.replace('-', ""))
-        ),
+        (version, trace.len(), span.len(), flags.len(), hex(&value.replace('-', ""))),
         ("00", 32, 16, 2, true),
         "{value}"
     );
-    assert!(
-        trace.bytes().any(|byte| byte != b'0') && span.bytes().any(|byte| byte != b'0'),
-        "{value}"
-    );
+    assert!(trace.bytes().any(|byte| byte != b'0') && span.bytes().any(|byte| byte != b'0'), "{value}");
     (trace.into(), span.into(), flags.into())
 }

@@ -13,12 +13,8 @@ const LONG_MEMBER: usize = 128;
 /// is dropped as a whole. A key that occurs twice is for its owner to settle and stays.
 pub fn kept(received: &[u8]) -> Option<Cow<'_, str>> {
     let received = std::str::from_utf8(received).ok()?;
-    let members = || {
-        received
-            .split(',')
-            .map(|member| member.trim_matches([' ', '\t']))
-            .filter(|member| !member.is_empty())
-    };
+    let members =
+        || received.split(',').map(|member| member.trim_matches([' ', '\t'])).filter(|member| !member.is_empty());
     let number = members().take(MEMBERS + 1).count();
     if number == 0 || number > MEMBERS || !members().all(is_member) {
         return None;
@@ -31,17 +27,11 @@ pub fn kept(received: &[u8]) -> Option<Cow<'_, str>> {
         let last = members.iter().rposition(|member| member.len() > LONG_MEMBER);
         members.remove(last.unwrap_or(members.len() - 1));
     }
-    if members.is_empty() {
-        None
-    } else {
-        Some(Cow::Owned(members.join(",")))
-    }
+    if members.is_empty() { None } else { Some(Cow::Owned(members.join(","))) }
 }
 
 fn is_member(member: &str) -> bool {
-    member
-        .split_once('=')
-        .is_some_and(|(key, value)| is_key(key) && is_value(value))
+    member.split_once('=').is_some_and(|(key, value)| is_key(key) && is_value(value))
 }
 
 /// A key, or a tenant's at a vendor. Level 2 of the specification lets any of them begin with a digit.

@@ -25,8 +25,7 @@ struct Options {
 
 fn main() -> Result<()> {
     let directory = Options::parse().directory;
-    fs::create_dir_all(&directory)
-        .with_context(|| format!("cannot create {}", directory.display()))?;
+    fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
     let private = directory.join("service.pem");
     let key = match fs::read_to_string(&private) {
         Ok(pem) => RsaKey::from_pem(KEY_ID, &pem)
@@ -40,10 +39,7 @@ fn main() -> Result<()> {
     };
     // Made from the private key each time, so that they match it whatever happened to it.
     write(&directory.join("service.pub.pem"), &key.public_pem()?)?;
-    write(
-        &directory.join("jwks.json"),
-        &format!("{:#}\n", jwks(&[&key])),
-    )
+    write(&directory.join("jwks.json"), &format!("{:#}\n", jwks(&[&key])))
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
@@ -52,11 +48,7 @@ fn write(path: &Path, text: &str) -> Result<()> {
 
 /// Writes a new file that nobody but its owner can read at any moment.
 fn write_secret(path: &Path, text: &str) -> Result<()> {
-    let file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path);
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     let written = file.and_then(|mut file| file.write_all(text.as_bytes()));
     written.with_context(|| format!("cannot write {}", path.display()))
 }

@@ -42,8 +42,7 @@ async fn main() -> Result<()> {
         .fail_randomly(options.resets, Answer::reset())
         .delayed(Duration::from_millis(options.slow));
     let upstream = Upstream::listen(address, behaviour).await;
-    let upstream =
-        upstream.with_context(|| format!("{} cannot listen on {address}", options.name))?;
+    let upstream = upstream.with_context(|| format!("{} cannot listen on {address}", options.name))?;
     println!("{} listens on {}", options.name, upstream.address());
 
     let mut terminate = signal(SignalKind::terminate())?;
@@ -57,11 +56,7 @@ async fn main() -> Result<()> {
 
 fn answer(name: &str, port: u16, request: &Received) -> Answer {
     let answered_by = format!("{name}:{port}");
-    let segments: Vec<&str> = request
-        .path()
-        .split('/')
-        .filter(|segment| !segment.is_empty())
-        .collect();
+    let segments: Vec<&str> = request.path().split('/').filter(|segment| !segment.is_empty()).collect();
     let reply = match (request.method.as_str(), segments.as_slice()) {
         ("GET", ["health"]) => Reply::new(200).json(&json!({ "status": "ok" })),
         ("GET", [collection, id]) => Reply::new(200).json(&item(collection, id, &answered_by)),
@@ -87,14 +82,9 @@ fn create(collection: &str, request: &Received, answered_by: &str) -> Reply {
     match serde_json::from_slice::<Value>(&request.body) {
         Ok(given) => {
             // Unique enough for a demo: the same content gets the same id.
-            let id = request.body.iter().fold(7_u32, |sum, byte| {
-                sum.wrapping_mul(31).wrapping_add((*byte).into())
-            });
-            let created =
-                json!({ "id": id.to_string(), "given": given, "answered-by": answered_by });
-            Reply::new(201)
-                .header("location", format!("/{collection}/{id}"))
-                .json(&created)
+            let id = request.body.iter().fold(7_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add((*byte).into()));
+            let created = json!({ "id": id.to_string(), "given": given, "answered-by": answered_by });
+            Reply::new(201).header("location", format!("/{collection}/{id}")).json(&created)
         }
         Err(error) => problem(400, &format!("the body is not JSON: {error}")),
     }
@@ -109,9 +99,6 @@ fn problem(status: u16, message: &str) -> Reply {
 }
 
 fn share(text: &str) -> Result<f64, String> {
-    let share = text
-        .parse()
-        .ok()
-        .filter(|share| (0.0..=1.0).contains(share));
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
     share.ok_or_else(|| "a number from 0 to 1".to_owned())
 }

@@ -25,10 +25,7 @@ pub struct Behaviour {
 
 impl Behaviour {
     pub fn new(script: impl Fn(&Received) -> Answer + Send + Sync + 'static) -> Self {
-        Self {
-            script: Arc::new(script),
-            before_body: false,
-        }
+        Self { script: Arc::new(script), before_body: false }
     }
 
     /// Answers 200 with what arrived, as JSON: `version`, `method`, `target`, `authority`, `headers` (a list
@@ -40,38 +37,25 @@ impl Behaviour {
     /// Answers 200 with the body of the request and its content type.
     pub fn mirror() -> Self {
         Self::new(|request| {
-            let kind = request
-                .header("content-type")
-                .unwrap_or("application/octet-stream");
-            Reply::new(200)
-                .header("content-type", kind)
-                .body(request.body.clone())
-                .into()
+            let kind = request.header("content-type").unwrap_or("application/octet-stream");
+            Reply::new(200).header("content-type", kind).body(request.body.clone()).into()
         })
     }
 
     /// Gives the first `times` requests `failure`; later ones are answered as before.
     pub fn fail_first(self, times: u64, failure: impl Into<Answer>) -> Self {
         let (failure, seen) = (failure.into(), AtomicU64::new(0));
-        self.wrap(move |inner, request| {
-            if seen.fetch_add(1, Ordering::Relaxed) < times {
-                failure.clone()
-            } else {
-                inner(request)
-            }
-        })
+        self.wrap(
+            move |inner, request| {
+                if seen.fetch_add(1, Ordering::Relaxed) < times { failure.clone() } else { inner(request) }
+            },
+        )
     }
 
     /// Gives a share of the requests, from 0.0 to 1.0 and chosen at random, `failure`.
     pub fn fail_randomly(self, share: f64, failure: impl Into<Answer>) -> Self {
         let (failure, share) = (failure.into(), share.clamp(0.0, 1.0));
-        self.wrap(move |inner, request| {
-            if rand::random_bool(share) {
-                failure.clone()
-            } else {
-                inner(request)
-            }
-        })
+        self.wrap(move |inner, request| if rand::random_bool(share) { failure.clone() } else { inner(request) })
     }
 
     /// Waits before every answer, on top of what the answer itself waits.
@@ -99,22 +83,14 @@ impl Behaviour {
     }
 
     fn wrap(self, layer: impl Fn(&Script, &Received) -> Answer + Send + Sync + 'static) -> Self {
-        let Self {
-            script,
-            before_body,
-        } = self;
-        Self {
-            script: Arc::new(move |request| layer(script.as_ref(), request)),
-            before_body,
-        }
+        let Self { script, before_body } = self;
+        Self { script: Arc::new(move |request| layer(script.as_ref(), request)), before_body }
     }
 }
 
 impl fmt::Debug for Behaviour {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Behaviour")
-            .field("before_body", &self.before_body)
-            .finish_non_exhaustive()
+        f.debug_struct("Behaviour").field("before_body", &self.before_body).finish_non_exhaustive()
     }
 }
 
@@ -190,10 +166,7 @@ impl Answer {
 
 impl From<Action> for Answer {
     fn from(action: Action) -> Self {
-        Self {
-            delay: Duration::ZERO,
-            action,
-        }
+        Self { delay: Duration::ZERO, action }
     }
 }
 
@@ -211,10 +184,7 @@ impl From<u16> for Answer {
 
 fn describe(request: &Received) -> Value {
     let pairs = |fields: &[(String, Bytes)]| -> Vec<Value> {
-        fields
-            .iter()
-            .map(|(name, value)| json!([name, String::from_utf8_lossy(value)]))
-            .collect()
+        fields.iter().map(|(name, value)| json!([name, String::from_utf8_lossy(value)])).collect()
     };
     json!({
         "version": format!("{:?}", request.version),

@@ -108,9 +108,7 @@ impl From<proto::Span> for Span {
             kind: span.kind,
             start: span.start,
             end: span.end,
-            attributes: attributes
-                .filter_map(|field| Some((field.key, text(field.value?)?)))
-                .collect(),
+            attributes: attributes.filter_map(|field| Some((field.key, text(field.value?)?))).collect(),
         }
     }
 }

@@ -90,10 +90,7 @@ impl GrpcUpstream {
     pub async fn listen(address: SocketAddr) -> io::Result<Self> {
         let echo = Arc::new(Echo::default());
         let of_connections = echo.clone();
-        let server = Server::start(address, move |stream, _| {
-            of_connections.clone().serve(stream)
-        })
-        .await?;
+        let server = Server::start(address, move |stream, _| of_connections.clone().serve(stream)).await?;
         Ok(Self { server, echo })
     }
 
@@ -134,11 +131,7 @@ struct Echo {
 
 impl Default for Echo {
     fn default() -> Self {
-        Self {
-            failures: Mutex::new((0, Code::Ok)),
-            calls: Mutex::default(),
-            count: Count::default(),
-        }
+        Self { failures: Mutex::new((0, Code::Ok)), calls: Mutex::default(), count: Count::default() }
     }
 }
 
@@ -152,10 +145,7 @@ impl Echo {
         let _ = connection.await;
     }
 
-    async fn call(
-        self: Arc<Self>,
-        request: HttpRequest<Incoming>,
-    ) -> Result<HttpResponse<Body>, Infallible> {
+    async fn call(self: Arc<Self>, request: HttpRequest<Incoming>) -> Result<HttpResponse<Body>, Infallible> {
         self.keep(&request);
         if let Some(code) = self.next_failure() {
             return Ok(Status::new(code, "told to fail").into_http());
@@ -205,14 +195,8 @@ async fn dispatch(request: HttpRequest<Incoming>) -> HttpResponse<Body> {
     let mut grpc = Grpc::new(ProstCodec::<EchoReply, EchoRequest>::default());
     match request.uri().path() {
         paths::UNARY => grpc.unary(service_fn(unary), request).await,
-        paths::SERVER_STREAM => {
-            grpc.server_streaming(service_fn(server_stream), request)
-                .await
-        }
-        paths::CLIENT_STREAM => {
-            grpc.client_streaming(service_fn(client_stream), request)
-                .await
-        }
+        paths::SERVER_STREAM => grpc.server_streaming(service_fn(server_stream), request).await,
+        paths::CLIENT_STREAM => grpc.client_streaming(service_fn(client_stream), request).await,
         paths::BIDI => grpc.streaming(service_fn(bidi), request).await,
         path => Status::unimplemented(format!("no method {path}")).into_http(),
     }
@@ -243,9 +227,7 @@ async fn server_stream(
     Ok(Response::new(replies.chain(stream::iter(end))))
 }
 
-async fn client_stream(
-    request: Request<Streaming<EchoRequest>>,
-) -> Result<Response<EchoReply>, Status> {
+async fn client_stream(request: Request<Streaming<EchoRequest>>) -> Result<Response<EchoReply>, Status> {
     let mut requests = request.into_inner();
     let mut whole = EchoReply::default();
     while let Some(request) = requests.message().await? {
@@ -260,15 +242,12 @@ async fn client_stream(
 async fn bidi(
     request: Request<Streaming<EchoRequest>>,
 ) -> Result<Response<impl Stream<Item = Result<EchoReply, Status>>>, Status> {
-    let replies = request
-        .into_inner()
-        .enumerate()
-        .then(|(sequence, request)| async move {
-            let request = request?;
-            pause(&request).await;
-            asked_status(&request)?;
-            Ok(reply(&request, sequence as u32))
-        });
+    let replies = request.into_inner().enumerate().then(|(sequence, request)| async move {
+        let request = request?;
+        pause(&request).await;
+        asked_status(&request)?;
+        Ok(reply(&request, sequence as u32))
+    });
     Ok(Response::new(replies))
 }
 
@@ -284,8 +263,5 @@ fn asked_status(request: &EchoRequest) -> Result<(), Status> {
 }
 
 fn reply(request: &EchoRequest, sequence: u32) -> EchoReply {
-    EchoReply {
-        message: request.message.clone(),
-        sequence,
-    }
+    EchoReply { message: request.message.clone(), sequence }
 }

@@ -24,11 +24,7 @@ enum After {
     Reset,
 }
 
-pub(super) async fn serve(
-    mut stream: TcpStream,
-    connection: u64,
-    shared: Arc<Shared>,
-) -> io::Result<()> {
+pub(super) async fn serve(mut stream: TcpStream, connection: u64, shared: Arc<Shared>) -> io::Result<()> {
     let mut buffer = BytesMut::new();
     loop {
         match exchange(&mut stream, &mut buffer, connection, &shared).await? {
@@ -47,21 +43,13 @@ async fn exchange(
     shared: &Shared,
 ) -> io::Result<After> {
     let (mut reader, mut writer) = stream.split();
-    let mut incoming = Incoming {
-        reader: &mut reader,
-        buffer,
-    };
+    let mut incoming = Incoming { reader: &mut reader, buffer };
     let head = match incoming.head(connection).await {
         Ok(Some(head)) => head,
         Ok(None) => return Ok(After::Close),
         Err(error) => return malformed(error, &mut writer, shared).await,
     };
-    let Head {
-        mut received,
-        framing,
-        expects_continue,
-        keep_alive,
-    } = head;
+    let Head { mut received, framing, expects_continue, keep_alive } = head;
     let number = shared.keep(received.clone());
     let behaviour = shared.behaviour();
 
@@ -81,14 +69,7 @@ async fn exchange(
             return malformed(error, &mut writer, shared).await;
         }
         shared.complete(number, &received);
-        give(
-            &behaviour.answer(&received),
-            &received,
-            &mut incoming,
-            &mut writer,
-            shared,
-        )
-        .await?
+        give(&behaviour.answer(&received), &received, &mut incoming, &mut writer, shared).await?
     };
     Ok(match after {
         After::KeepAlive if !keep_alive => After::Close,
@@ -97,18 +78,10 @@ async fn exchange(
 }
 
 /// What arrived was not HTTP, or broke off in the middle.
-async fn malformed(
-    error: io::Error,
-    writer: &mut WriteHalf<'_>,
-    shared: &Shared,
-) -> io::Result<After> {
+async fn malformed(error: io::Error, writer: &mut WriteHalf<'_>, shared: &Shared) -> io::Result<After> {
     if error.kind() == io::ErrorKind::InvalidData {
         shared.counts.malformed.add();
-        writer
-            .write_all(
-                b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
-            )
-            .await?;
+        writer.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await?;
         return Ok(After::Close);
     }
     shared.counts.abandoned.add();
@@ -160,11 +133,7 @@ async fn act(answer: &Answer, request: &Received, writer: &mut WriteHalf<'_>) ->
     }
 }
 
-async fn respond(
-    reply: &Reply,
-    request: &Received,
-    writer: &mut WriteHalf<'_>,
-) -> io::Result<After> {
+async fn respond(reply: &Reply, request: &Received, writer: &mut WriteHalf<'_>) -> io::Result<After> {
     // RFC 9112 section 6.3: neither an answer to HEAD nor these statuses have a body.
     let bodiless = request.method == "HEAD" || matches!(reply.status, 204 | 304);
     writer.write_all(head(reply).as_bytes()).await?;
@@ -173,9 +142,7 @@ async fn respond(
         loop {
             match pieces.next().await {
                 Piece::Data(data) if reply.framing == Framing::Chunked => {
-                    writer
-                        .write_all(format!("{:x}\r\n", data.len()).as_bytes())
-                        .await?;
+                    writer.write_all(format!("{:x}\r\n", data.len()).as_bytes()).await?;
                     writer.write_all(&data).await?;
                     writer.write_all(b"\r\n").await?;
                 }
@@ -196,13 +163,11 @@ async fn respond(
             writer.write_all(end.as_bytes()).await?;
         }
     }
-    Ok(
-        if reply.framing == Framing::UntilClose || reply.closing != Closing::KeepAlive {
-            After::Close
-        } else {
-            After::KeepAlive
-        },
-    )
+    Ok(if reply.framing == Framing::UntilClose || reply.closing != Closing::KeepAlive {
+        After::Close
+    } else {
+        After::KeepAlive
+    })
 }
 
 /// Everything up to the body, interim responses included.
@@ -217,9 +182,7 @@ fn head(reply: &Reply) -> String {
     push_fields(&mut head, &reply.headers);
     match reply.framing {
         _ if matches!(reply.status, 204 | 304) => {}
-        Framing::ContentLength => {
-            push_field(&mut head, "content-length", &reply.length().to_string())
-        }
+        Framing::ContentLength => push_field(&mut head, "content-length", &reply.length().to_string()),
         Framing::Chunked => push_field(&mut head, "transfer-encoding", "chunked"),
         Framing::UntilClose => {}
     }
@@ -231,13 +194,8 @@ fn head(reply: &Reply) -> String {
 }
 
 fn push_status(head: &mut String, status: u16) {
-    let reason = http::StatusCode::from_u16(status)
-        .ok()
-        .and_then(|status| status.canonical_reason());
-    head.push_str(&format!(
-        "HTTP/1.1 {status} {}\r\n",
-        reason.unwrap_or_default()
-    ));
+    let reason = http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
+    head.push_str(&format!("HTTP/1.1 {status} {}\r\n", reason.unwrap_or_default()));
 }
 
 fn push_fields(head: &mut String, fields: &[(String, String)]) {

@@ -25,22 +25,13 @@ enum After {
     Reset,
 }
 
-pub(super) async fn serve(
-    stream: TcpStream,
-    connection: u64,
-    shared: Arc<Shared>,
-) -> io::Result<()> {
+pub(super) async fn serve(stream: TcpStream, connection: u64, shared: Arc<Shared>) -> io::Result<()> {
     const WINDOW: u32 = 1024 * 1024;
     // A second handle on the socket: the first one disappears into the HTTP/2 connection.
     let socket = SockRef::from(&stream).try_clone()?;
     let mut builder = h2::server::Builder::new();
-    builder
-        .initial_window_size(WINDOW)
-        .initial_connection_window_size(WINDOW);
-    let mut http2 = builder
-        .handshake::<_, Bytes>(stream)
-        .await
-        .map_err(|error| broken(error, &shared))?;
+    builder.initial_window_size(WINDOW).initial_connection_window_size(WINDOW);
+    let mut http2 = builder.handshake::<_, Bytes>(stream).await.map_err(|error| broken(error, &shared))?;
     let mut streams = JoinSet::new();
     loop {
         tokio::select! {
@@ -98,11 +89,7 @@ async fn answer(
         connection,
         version: Version::HTTP_2,
         method: head.method.to_string(),
-        target: head
-            .uri
-            .path_and_query()
-            .map(ToString::to_string)
-            .unwrap_or_default(),
+        target: head.uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
         authority: head.uri.authority().map(ToString::to_string),
         headers: fields(&head.headers),
         body: Bytes::new(),
@@ -119,10 +106,7 @@ async fn answer(
         shared.complete(number, &received);
         return Ok(after);
     }
-    if received
-        .header("expect")
-        .is_some_and(|expect| expect.eq_ignore_ascii_case("100-continue"))
-    {
+    if received.header("expect").is_some_and(|expect| expect.eq_ignore_ascii_case("100-continue")) {
         respond.send_informational(head_of(100, &[]))?;
     }
     read(&mut body, &mut received).await?;
@@ -138,20 +122,11 @@ async fn read(body: &mut RecvStream, received: &mut Received) -> Result<(), h2::
         whole.extend_from_slice(&data);
     }
     received.body = whole.freeze();
-    received.trailers = body
-        .trailers()
-        .await?
-        .as_ref()
-        .map(fields)
-        .unwrap_or_default();
+    received.trailers = body.trailers().await?.as_ref().map(fields).unwrap_or_default();
     Ok(())
 }
 
-async fn give(
-    answer: &Answer,
-    request: &Received,
-    respond: &mut SendResponse<Bytes>,
-) -> Result<After, h2::Error> {
+async fn give(answer: &Answer, request: &Received, respond: &mut SendResponse<Bytes>) -> Result<After, h2::Error> {
     tokio::select! {
         () = tokio::time::sleep(answer.delay) => {}
         reset = poll_fn(|context| respond.poll_reset(context)) => return Err(left(reset)),
@@ -176,21 +151,14 @@ fn left(reset: Result<Reason, h2::Error>) -> h2::Error {
     reset.map_or_else(|error| error, h2::Error::from)
 }
 
-async fn reply_with(
-    reply: &Reply,
-    request: &Received,
-    respond: &mut SendResponse<Bytes>,
-) -> Result<After, h2::Error> {
+async fn reply_with(reply: &Reply, request: &Received, respond: &mut SendResponse<Bytes>) -> Result<After, h2::Error> {
     for (status, fields) in &reply.interim {
         respond.send_informational(head_of(*status, fields))?;
     }
     let bodiless = request.method == "HEAD" || matches!(reply.status, 204 | 304);
     let mut head = head_of(reply.status, &reply.headers);
     if reply.framing == Framing::ContentLength && !matches!(reply.status, 204 | 304) {
-        head.headers_mut().insert(
-            http::header::CONTENT_LENGTH,
-            HeaderValue::from(reply.length()),
-        );
+        head.headers_mut().insert(http::header::CONTENT_LENGTH, HeaderValue::from(reply.length()));
     }
     let no_trailers = reply.trailers.is_empty();
     let only_head = bodiless || (reply.length() == 0 && no_trailers);
@@ -204,11 +172,7 @@ async fn reply_with(
                     return Err(left(poll_fn(|context| stream.poll_reset(context)).await));
                 }
                 Piece::Cut(cut) => {
-                    let reason = if cut == Cut::Reset {
-                        Reason::INTERNAL_ERROR
-                    } else {
-                        Reason::CANCEL
-                    };
+                    let reason = if cut == Cut::Reset { Reason::INTERNAL_ERROR } else { Reason::CANCEL };
                     let_arrive().await;
                     stream.send_reset(reason);
                     return Ok(After::KeepAlive);
@@ -223,11 +187,7 @@ async fn reply_with(
             stream.send_trailers(head.headers)?;
         }
     }
-    Ok(if reply.closing == Closing::KeepAlive {
-        After::KeepAlive
-    } else {
-        After::GoAway
-    })
+    Ok(if reply.closing == Closing::KeepAlive { After::KeepAlive } else { After::GoAway })
 }
 
 /// Sends within the peer's flow-control window.
@@ -245,12 +205,9 @@ async fn send(stream: &mut SendStream<Bytes>, mut data: Bytes) -> Result<(), h2:
 fn head_of(status: u16, fields: &[(String, String)]) -> Response<()> {
     let mut response = Response::new(());
     *response.status_mut() = http::StatusCode::from_u16(status).unwrap_or_default();
-    let parsed = fields.iter().filter_map(|(name, value)| {
-        Some((
-            HeaderName::try_from(name).ok()?,
-            HeaderValue::try_from(value).ok()?,
-        ))
-    });
+    let parsed = fields
+        .iter()
+        .filter_map(|(name, value)| Some((HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?)));
     for (name, value) in parsed {
         response.headers_mut().append(name, value);
     }
@@ -258,8 +215,7 @@ fn head_of(status: u16, fields: &[(String, String)]) -> Response<()> {
 }
 
 fn fields(headers: &HeaderMap) -> Vec<(String, Bytes)> {
-    let field = |(name, value): (&HeaderName, &HeaderValue)| {
-        (name.to_string(), Bytes::copy_from_slice(value.as_bytes()))
-    };
+    let field =
+        |(name, value): (&HeaderName, &HeaderValue)| (name.to_string(), Bytes::copy_from_slice(value.as_bytes()));
     headers.iter().map(field).collect()
 }

@@ -42,20 +42,13 @@ impl Received {
 
     /// All values of a field that are text, in order.
     pub fn headers_named(&self, name: &str) -> Vec<&str> {
-        let named = self
-            .headers
-            .iter()
-            .filter(|(key, _)| key.eq_ignore_ascii_case(name));
-        named
-            .filter_map(|(_, value)| std::str::from_utf8(value).ok())
-            .collect()
+        let named = self.headers.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name));
+        named.filter_map(|(_, value)| std::str::from_utf8(value).ok()).collect()
     }
 
     /// The path of the target, without the query.
     pub fn path(&self) -> &str {
-        self.target
-            .split_once('?')
-            .map_or(self.target.as_str(), |(path, _)| path)
+        self.target.split_once('?').map_or(self.target.as_str(), |(path, _)| path)
     }
 }
 
@@ -76,11 +69,7 @@ pub(super) struct Counts {
 
 impl Shared {
     pub(super) fn new(behaviour: Behaviour) -> Self {
-        Self {
-            behaviour: Mutex::new(behaviour),
-            kept: Mutex::default(),
-            counts: Counts::default(),
-        }
+        Self { behaviour: Mutex::new(behaviour), kept: Mutex::default(), counts: Counts::default() }
     }
 
     pub(super) fn behaviour(&self) -> Behaviour {
@@ -112,10 +101,7 @@ impl Shared {
     }
 
     pub(super) fn requests(&self) -> Vec<Received> {
-        lock(&self.kept)
-            .iter()
-            .map(|(_, received)| received.clone())
-            .collect()
+        lock(&self.kept).iter().map(|(_, received)| received.clone()).collect()
     }
 
     pub(super) fn forget(&self) {

@@ -78,8 +78,7 @@ impl Reply {
     }
 
     pub fn json(self, value: &Value) -> Self {
-        self.header("content-type", "application/json")
-            .body(value.to_string())
+        self.header("content-type", "application/json").body(value.to_string())
     }
 
     /// A body of so many bytes of [`pattern`], which never is in memory as a whole.
@@ -107,14 +106,8 @@ impl Reply {
     }
 
     /// Sends an interim response with one field first, for instance `103` and a `link`.
-    pub fn interim(
-        mut self,
-        status: u16,
-        name: impl Into<String>,
-        value: impl Into<String>,
-    ) -> Self {
-        self.interim
-            .push((status, vec![(name.into(), value.into())]));
+    pub fn interim(mut self, status: u16, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.interim.push((status, vec![(name.into(), value.into())]));
         self
     }
 
@@ -164,10 +157,7 @@ impl Reply {
     }
 
     pub(super) fn pieces(&self) -> Pieces<'_> {
-        Pieces {
-            reply: self,
-            sent: 0,
-        }
+        Pieces { reply: self, sent: 0 }
     }
 }
 
@@ -215,10 +205,7 @@ impl Pieces<'_> {
 /// repeated or moved shows.
 pub fn pattern(offset: u64, length: usize) -> Bytes {
     const PERIOD: u64 = 251;
-    (offset..)
-        .take(length)
-        .map(|at| (at % PERIOD) as u8)
-        .collect()
+    (offset..).take(length).map(|at| (at % PERIOD) as u8).collect()
 }
 
 /// Waits before a reset until the peer will have read what was sent.

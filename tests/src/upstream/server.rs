@@ -79,13 +79,7 @@ impl Server {
                 connections.shutdown().await;
             }
         });
-        Ok(Self {
-            address,
-            accepted,
-            open,
-            stop,
-            task,
-        })
+        Ok(Self { address, accepted, open, stop, task })
     }
 
     pub(super) fn address(&self) -> SocketAddr {

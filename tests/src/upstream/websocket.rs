@@ -110,14 +110,7 @@ impl Echo {
         if handshakes.len() >= super::Received::KEPT {
             handshakes.pop_front();
         }
-        let target = request
-            .uri()
-            .path_and_query()
-            .map(ToString::to_string)
-            .unwrap_or_default();
-        handshakes.push_back(Handshake {
-            target,
-            headers: request.headers().clone(),
-        });
+        let target = request.uri().path_and_query().map(ToString::to_string).unwrap_or_default();
+        handshakes.push_back(Handshake { target, headers: request.headers().clone() });
     }
 }

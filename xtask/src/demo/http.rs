@@ -15,10 +15,7 @@ pub struct Response {
 
 /// A GET in HTTP/1.0, whose answers are not chunked.
 pub fn get(address: SocketAddr, path: &str) -> io::Result<Response> {
-    send(
-        address,
-        &format!("GET {path} HTTP/1.0\r\nhost: {address}\r\n\r\n"),
-    )
+    send(address, &format!("GET {path} HTTP/1.0\r\nhost: {address}\r\n\r\n"))
 }
 
 /// Sends a whole request, after whose answer the server closes.
@@ -30,15 +27,8 @@ pub fn send(address: SocketAddr, request: &str) -> io::Result<Response> {
     let mut bytes = Vec::new();
     stream.take(LIMIT).read_to_end(&mut bytes)?;
     let answer = String::from_utf8_lossy(&bytes);
-    let status = answer
-        .split(' ')
-        .nth(1)
-        .and_then(|status| status.parse().ok());
-    let status = status
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the answer is not HTTP"))?;
+    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
+    let status = status.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the answer is not HTTP"))?;
     let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-    Ok(Response {
-        status,
-        body: body.to_owned(),
-    })
+    Ok(Response { status, body: body.to_owned() })
 }

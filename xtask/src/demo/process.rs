@@ -30,8 +30,7 @@ impl Processes {
     pub fn start(&mut self, name: &str, mut command: Command) -> Result<()> {
         // A group of its own: Ctrl-C in the terminal reaches the demo only, which stops all in order.
         let child = command.process_group(0).spawn();
-        let child =
-            child.with_context(|| format!("cannot start {name} ({:?})", command.get_program()))?;
+        let child = child.with_context(|| format!("cannot start {name} ({:?})", command.get_program()))?;
         self.running.push((name.to_owned(), child));
         Ok(())
     }
@@ -50,10 +49,7 @@ impl Processes {
     pub fn stop(&mut self) {
         while let Some((name, mut child)) = self.running.pop() {
             if let Err(error) = stop(&mut child) {
-                eprintln!(
-                    "xtask: {name} (process {}) could not be stopped: {error}",
-                    child.id()
-                );
+                eprintln!("xtask: {name} (process {}) could not be stopped: {error}", child.id());
             }
         }
     }

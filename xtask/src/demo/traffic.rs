@@ -13,42 +13,19 @@ const PAUSE: Duration = Duration::from_millis(300);
 
 /// What is called again and again: the service, and a request whose `{n}` becomes a number.
 const CALLERS: [(&str, &[Call]); 3] = [
-    (
-        "user-service",
-        &[Call {
-            method: "GET",
-            path: "/users/{n}",
-            body: "",
-        }],
-    ),
+    ("user-service", &[Call { method: "GET", path: "/users/{n}", body: "" }]),
     (
         "order-service",
         &[
-            Call {
-                method: "GET",
-                path: "/orders/{n}",
-                body: "",
-            },
-            Call {
-                method: "POST",
-                path: "/orders",
-                body: r#"{"user":"{n}"}"#,
-            },
+            Call { method: "GET", path: "/orders/{n}", body: "" },
+            Call { method: "POST", path: "/orders", body: r#"{"user":"{n}"}"# },
         ],
     ),
     (
         "payment-service",
         &[
-            Call {
-                method: "POST",
-                path: "/payments",
-                body: r#"{"order":"{n}"}"#,
-            },
-            Call {
-                method: "GET",
-                path: "/payments/{n}",
-                body: "",
-            },
+            Call { method: "POST", path: "/payments", body: r#"{"order":"{n}"}"# },
+            Call { method: "GET", path: "/payments/{n}", body: "" },
         ],
     ),
 ];
@@ -96,11 +73,7 @@ impl Traffic {
             })
         };
         let threads = CALLERS.into_iter().map(caller).collect();
-        Self {
-            stop,
-            report,
-            threads,
-        }
+        Self { stop, report, threads }
     }
 
     pub fn report(&self) -> Report {
@@ -151,12 +124,7 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let failed: u64 = self.services.values().map(|counts| counts.failed).sum();
-        write!(
-            f,
-            "{} requests: {} ok, {failed} failed (",
-            self.ok() + failed,
-            self.ok()
-        )?;
+        write!(f, "{} requests: {} ok, {failed} failed (", self.ok() + failed, self.ok())?;
         for (index, (service, Counts { ok, failed })) in self.services.iter().enumerate() {
             let separator = if index > 0 { ", " } else { "" };
             write!(f, "{separator}{service} {ok}/{}", ok + failed)?;

@@ -68,9 +68,8 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
 fn strip(headers: &mut HeaderMap, proxy: HeaderName) {
     if headers.contains_key(CONNECTION) {
         // Names that are none are no fields either.
-        let listed: Vec<_> = elements(headers, &CONNECTION)
-            .filter_map(|name| HeaderName::from_bytes(name).ok())
-            .collect();
+        let listed: Vec<_> =
+            elements(headers, &CONNECTION).filter_map(|name| HeaderName::from_bytes(name).ok()).collect();
         for name in listed.iter().filter(|name| !ESSENTIAL.contains(name)) {
             headers.remove(name);
         }

@@ -33,10 +33,7 @@ pub fn editable_name(name: &str) -> Result<HeaderName, String> {
         return Err(format!("field {name:?} frames the message, and only the host sets it"));
     }
     if name.len() > MAX_NAME_BYTES {
-        return Err(format!(
-            "the name of a field has {} bytes; {MAX_NAME_BYTES} are the most",
-            name.len()
-        ));
+        return Err(format!("the name of a field has {} bytes; {MAX_NAME_BYTES} are the most", name.len()));
     }
     HeaderName::from_lowercase(name.as_bytes()).map_err(|_| match name {
         _ if name.starts_with(':') => format!("field {name:?} is no header field, and cannot be changed"),
@@ -52,10 +49,7 @@ pub fn editable_name(name: &str) -> Result<HeaderName, String> {
 pub fn editable_value(name: &HeaderName, value: &[u8]) -> Result<HeaderValue, String> {
     let name = name.as_str();
     if value.len() > MAX_VALUE_BYTES {
-        return Err(format!(
-            "the value of field {name:?} has {} bytes; {MAX_VALUE_BYTES} are the most",
-            value.len()
-        ));
+        return Err(format!("the value of field {name:?} has {} bytes; {MAX_VALUE_BYTES} are the most", value.len()));
     }
     // HTTP/1 takes it off, HTTP/2 calls it malformed (RFC 9113, section 8.2.1).
     if value.trim_ascii() != value {
@@ -70,16 +64,9 @@ mod tests {
 
     #[test]
     fn ordinary_fields_are_a_policys_to_change() {
-        for name in [
-            "authorization",
-            "x-user",
-            "content-type",
-            "cookie",
-            "grpc-timeout",
-            "date",
-            "x-request-id",
-            "_a.b~c",
-        ] {
+        for name in
+            ["authorization", "x-user", "content-type", "cookie", "grpc-timeout", "date", "x-request-id", "_a.b~c"]
+        {
             assert_eq!(editable_name(name).unwrap(), name);
         }
     }
@@ -109,10 +96,7 @@ mod tests {
     fn a_value_is_what_both_protocols_can_carry() {
         let name = HeaderName::from_static("x-user");
         for value in ["", "a", "a b\tc", "ä"] {
-            assert_eq!(
-                editable_value(&name, value.as_bytes()).unwrap().as_bytes(),
-                value.as_bytes()
-            );
+            assert_eq!(editable_value(&name, value.as_bytes()).unwrap().as_bytes(), value.as_bytes());
         }
         for byte in (0..=255_u8).filter(|byte| *byte != b'\t') {
             let valid = byte >= b' ' && byte != 0x7f;
@@ -128,10 +112,6 @@ mod tests {
     fn a_value_has_a_bound() {
         let name = HeaderName::from_static("x-user");
         assert!(editable_value(&name, &[b'a'; MAX_VALUE_BYTES]).is_ok());
-        assert!(
-            editable_value(&name, &[b'a'; MAX_VALUE_BYTES + 1])
-                .unwrap_err()
-                .contains("x-user")
-        );
+        assert!(editable_value(&name, &[b'a'; MAX_VALUE_BYTES + 1]).unwrap_err().contains("x-user"));
     }
 }

@@ -64,10 +64,7 @@ impl Target {
     pub fn without_prefix(&self, prefix: &str) -> PathAndQuery {
         let path_and_query = &self.path_and_query;
         let prefix = prefix.trim_end_matches('/');
-        let rest = path_and_query
-            .as_str()
-            .strip_prefix(prefix)
-            .filter(|_| !prefix.is_empty());
+        let rest = path_and_query.as_str().strip_prefix(prefix).filter(|_| !prefix.is_empty());
         match rest.map(|rest| (rest, rest.as_bytes().first())) {
             Some((rest, Some(b'/'))) => rest.try_into().unwrap_or_else(|_| path_and_query.clone()),
             Some((rest, None | Some(b'?'))) => with_slash(rest).unwrap_or_else(|| path_and_query.clone()),
@@ -90,27 +87,15 @@ fn find(parts: &Parts) -> Result<Target, String> {
         match host {
             // RFC 9113, section 8.3.1.
             Some(host) if !host.as_bytes().eq_ignore_ascii_case(authority.as_bytes()) => {
-                return Err(format!(
-                    "host {:?} is not the same as :authority {:?}",
-                    text(host),
-                    text(authority)
-                ));
+                return Err(format!("host {:?} is not the same as :authority {:?}", text(host), text(authority)));
             }
             _ if authority.is_empty() => return Err("neither :authority nor host names a host".into()),
             _ => {}
         }
     }
     let host = text(authority).get(..host_bytes).unwrap_or_default();
-    let lower_case = host
-        .bytes()
-        .any(|byte| byte.is_ascii_uppercase())
-        .then(|| host.to_ascii_lowercase().into());
-    Ok(Target {
-        authority: authority.clone(),
-        host_bytes,
-        lower_case,
-        path_and_query,
-    })
+    let lower_case = host.bytes().any(|byte| byte.is_ascii_uppercase()).then(|| host.to_ascii_lowercase().into());
+    Ok(Target { authority: authority.clone(), host_bytes, lower_case, path_and_query })
 }
 
 /// The `host` field, which has to be there once in HTTP/1.1 (RFC 9112, section 3.2) and nowhere twice.
@@ -131,18 +116,13 @@ fn host_field(parts: &Parts) -> Result<Option<&HeaderValue>, String> {
 }
 
 fn path_and_query(parts: &Parts) -> Result<PathAndQuery, String> {
-    let Parts {
-        method, uri, version, ..
-    } = parts;
+    let Parts { method, uri, version, .. } = parts;
     if method == Method::CONNECT {
         return connect_path(uri);
     }
     match uri.scheme_str() {
         None if uri.authority().is_some() && *version != Version::HTTP_2 => {
-            return Err(format!(
-                "target {:?} has to begin with \"/\" or \"http://\"",
-                uri.to_string()
-            ));
+            return Err(format!("target {:?} has to begin with \"/\" or \"http://\"", uri.to_string()));
         }
         // On HTTP/2 https is what the caller used up to whatever took TLS off.
         None | Some("http") => {}
@@ -183,11 +163,7 @@ fn host_bytes(authority: &HeaderValue) -> Result<usize, String> {
     let text = text(authority);
     let malformed = || format!("host {text:?} has to be a name or an address, and a port if need be");
     if text.is_empty() {
-        return if authority.is_empty() {
-            Ok(0)
-        } else {
-            Err("the host has characters that are not ASCII".into())
-        };
+        return if authority.is_empty() { Ok(0) } else { Err("the host has characters that are not ASCII".into()) };
     }
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
@@ -198,10 +174,7 @@ fn host_bytes(authority: &HeaderValue) -> Result<usize, String> {
         None => {
             let host = text.find(':').unwrap_or(text.len());
             let (name, port) = text.split_at_checked(host).ok_or_else(malformed)?;
-            if !name
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte))
-            {
+            if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)) {
                 return Err(malformed());
             }
             (name.strip_suffix('.').unwrap_or(name).len(), port)
@@ -216,11 +189,7 @@ fn host_bytes(authority: &HeaderValue) -> Result<usize, String> {
         }
         None => port.is_empty(),
     };
-    if host == 0 || !valid {
-        Err(malformed())
-    } else {
-        Ok(host)
-    }
+    if host == 0 || !valid { Err(malformed()) } else { Ok(host) }
 }
 
 /// Visible ASCII only; otherwise nothing, which no caller takes for a host.
@@ -260,29 +229,17 @@ mod tests {
     #[test]
     fn the_host_field_names_the_host_of_an_origin_form_target() {
         let target = http1("/users/1?a=%20b", "user-service:8080").unwrap();
-        assert_eq!(
-            (target.authority(), target.host()),
-            ("user-service:8080", "user-service")
-        );
-        assert_eq!(
-            (target.path(), target.path_and_query()),
-            ("/users/1", "/users/1?a=%20b")
-        );
+        assert_eq!((target.authority(), target.host()), ("user-service:8080", "user-service"));
+        assert_eq!((target.path(), target.path_and_query()), ("/users/1", "/users/1?a=%20b"));
         assert_eq!(target.host_field(), "user-service:8080");
     }
 
     #[test]
     fn an_absolute_target_overrules_the_host_field() {
         let target = http1("http://user-service:80/users/1", "other").unwrap();
-        assert_eq!(
-            (target.authority(), target.host(), target.path()),
-            ("user-service:80", "user-service", "/users/1")
-        );
+        assert_eq!((target.authority(), target.host(), target.path()), ("user-service:80", "user-service", "/users/1"));
         assert_eq!(http1("http://user-service", "other").unwrap().path_and_query(), "/");
-        assert_eq!(
-            http1("http://user-service?a=1", "other").unwrap().path_and_query(),
-            "/?a=1"
-        );
+        assert_eq!(http1("http://user-service?a=1", "other").unwrap().path_and_query(), "/?a=1");
         assert_eq!(http1("HTTP://user-service/", "other").unwrap().host(), "user-service");
     }
 
@@ -342,12 +299,7 @@ mod tests {
             assert!(is_bad(http1("http://fine/", host)), "{host} beside an absolute target");
         }
         assert!(is_bad(Target::of(&parts(Version::HTTP_11, "GET", "/", &[b"a\xff"]))));
-        for target in [
-            "http://user:password@a/",
-            "http://a@b/",
-            "http://a,b/",
-            "http://a:99999/",
-        ] {
+        for target in ["http://user:password@a/", "http://a@b/", "http://a,b/", "http://a:99999/"] {
             assert!(is_bad(http1(target, "a")), "{target}");
             assert!(is_bad(http2(target, &[])), "{target}");
         }
@@ -362,11 +314,7 @@ mod tests {
         assert!(is_bad(http2("http://a/", &[b"a", b"a"])));
         assert!(is_bad(Target::of(&parts(Version::HTTP_11, "GET", "http://a/", &[]))));
         assert_eq!(with(Version::HTTP_10, &[]).unwrap().host(), "");
-        assert_eq!(
-            with(Version::HTTP_11, &[b""]).unwrap().host(),
-            "",
-            "a target without a host has an empty field"
-        );
+        assert_eq!(with(Version::HTTP_11, &[b""]).unwrap().host(), "", "a target without a host has an empty field");
     }
 
     #[test]

@@ -72,11 +72,7 @@ fn a_file_with_random_changes_never_panics() {
             let places: Vec<usize> = text.char_indices().map(|(at, _)| at).collect();
             let from = places[random.below(places.len())];
             let to = places[random.below(places.len())].clamp(from, from + random.below(20));
-            let to = places
-                .iter()
-                .copied()
-                .find(|place| *place >= to)
-                .unwrap_or(text.len());
+            let to = places.iter().copied().find(|place| *place >= to).unwrap_or(text.len());
             text.replace_range(from..to, PIECES[random.below(PIECES.len())]);
         }
         check(&text);
@@ -88,9 +84,7 @@ fn random_bytes_never_panic() {
     let mut random = Random(0xbad);
     let path = std::env::temp_dir().join(format!("weir-config-{}.toml", std::process::id()));
     for round in 0..400 {
-        let bytes: Vec<u8> = (0..random.below(200))
-            .map(|_| u8::try_from(random.below(256)).unwrap())
-            .collect();
+        let bytes: Vec<u8> = (0..random.below(200)).map(|_| u8::try_from(random.below(256)).unwrap()).collect();
         check(&String::from_utf8_lossy(&bytes));
         if round % 8 == 0 {
             std::fs::write(&path, &bytes).unwrap();
@@ -117,16 +111,8 @@ fn a_file_that_cannot_be_read_is_one_problem_of_the_file() {
     let missing = Path::new("no/such/config.toml");
     let problems = load(missing).unwrap_err();
     let problem = problems.iter().next().unwrap();
-    assert_eq!(
-        (problem.line, problem.column),
-        (Position::FILE.line, Position::FILE.column)
-    );
-    assert!(
-        problems
-            .to_string()
-            .starts_with("no/such/config.toml: cannot be read: "),
-        "{problems}"
-    );
+    assert_eq!((problem.line, problem.column), (Position::FILE.line, Position::FILE.column));
+    assert!(problems.to_string().starts_with("no/such/config.toml: cannot be read: "), "{problems}");
 }
 
 #[test]
@@ -136,8 +122,5 @@ fn a_file_that_is_not_utf8_is_told_where() {
     let problems = load(&path).unwrap_err();
     std::fs::remove_file(&path).unwrap();
     let problem = problems.iter().next().unwrap();
-    assert_eq!(
-        (problem.line, problem.column, problem.message.as_str()),
-        (2, 9, "not UTF-8")
-    );
+    assert_eq!((problem.line, problem.column, problem.message.as_str()), (2, 9, "not UTF-8"));
 }

@@ -7,56 +7,15 @@ fn wrong_types_say_what_was_expected_and_what_was_found() {
     for (text, parts) in [
         (
             "[node]\nworkers = \"2\"",
-            [
-                "[node] workers: expected a whole number, found a string",
-                "2:11",
-                "without quotes",
-            ],
+            ["[node] workers: expected a whole number, found a string", "2:11", "without quotes"],
         ),
-        (
-            "[node]\ndrain-timeout = 5",
-            [
-                "expected a duration, found an integer",
-                "2:17",
-                "with a unit",
-            ],
-        ),
-        (
-            "[limits]\nmax-header-bytes = true",
-            ["expected a size, found a boolean", "2:20", "64KiB"],
-        ),
-        (
-            "admin = 1",
-            ["[admin]: expected a table, found an integer", "1:9", ""],
-        ),
-        (
-            "[chain]\na = \"b\"",
-            [
-                "[chain] a: expected an array of policy names, found a string",
-                "2:5",
-                "[\"trace\"",
-            ],
-        ),
-        (
-            "[key.a]\nsecret = \"hunter2\"",
-            [
-                "[key.a] secret: expected a table, found a string",
-                "2:10",
-                "",
-            ],
-        ),
-        (
-            "[policy.a]\nplugin = \"a\"\nconfig = []",
-            ["expected a table, found an array", "3:10", ""],
-        ),
-        (
-            "[listener]\nname = \"a\"",
-            [
-                "listener: expected an array of tables, found a table",
-                "1:1",
-                "[[listener]]",
-            ],
-        ),
+        ("[node]\ndrain-timeout = 5", ["expected a duration, found an integer", "2:17", "with a unit"]),
+        ("[limits]\nmax-header-bytes = true", ["expected a size, found a boolean", "2:20", "64KiB"]),
+        ("admin = 1", ["[admin]: expected a table, found an integer", "1:9", ""]),
+        ("[chain]\na = \"b\"", ["[chain] a: expected an array of policy names, found a string", "2:5", "[\"trace\""]),
+        ("[key.a]\nsecret = \"hunter2\"", ["[key.a] secret: expected a table, found a string", "2:10", ""]),
+        ("[policy.a]\nplugin = \"a\"\nconfig = []", ["expected a table, found an array", "3:10", ""]),
+        ("[listener]\nname = \"a\"", ["listener: expected an array of tables, found a table", "1:1", "[[listener]]"]),
     ] {
         assert_one_problem(text, &parts);
     }
@@ -64,10 +23,7 @@ fn wrong_types_say_what_was_expected_and_what_was_found() {
 
 #[test]
 fn what_stands_where_a_key_file_should_is_never_repeated() {
-    for text in [
-        "[key.a]\nsecret = \"hunter2\"",
-        "[key.a]\nprivate = { file = \"\"\"hun\nhunter2\"\"\" }",
-    ] {
+    for text in ["[key.a]\nsecret = \"hunter2\"", "[key.a]\nprivate = { file = \"\"\"hun\nhunter2\"\"\" }"] {
         let found = problems(text);
         assert!(!found[0].contains("hunter2"), "{found:?}");
     }
@@ -80,38 +36,20 @@ fn values_out_of_their_range_are_problems() {
         ("[node]\nworkers = -1", "out of range"),
         ("[node]\nworkers = 99999999999999999999", "out of range"),
         ("[node]\ndrain-timeout = \"31days\"", "too long"),
-        (
-            "[node]\ndrain-timeout = \"18446744073709551615s 1000ms\"",
-            "is not a duration",
-        ),
+        ("[node]\ndrain-timeout = \"18446744073709551615s 1000ms\"", "is not a duration"),
         ("[node]\ndrain-timeout = \"0\"", "is not a duration"),
         ("[node]\ndrain-timeout = \"5\"", "is not a duration"),
         ("[node]\nname = \"two words\"", "not allowed"),
-        (
-            "[limits]\nmax-header-bytes = \"1KiB\"",
-            "from 8.0 KiB to 16.0 MiB",
-        ),
+        ("[limits]\nmax-header-bytes = \"1KiB\"", "from 8.0 KiB to 16.0 MiB"),
         ("[limits]\nmax-header-bytes = \"many\"", "is not a size"),
-        (
-            "[limits]\nmax-header-bytes = 10000000000000000000000",
-            "out of range",
-        ),
+        ("[limits]\nmax-header-bytes = 10000000000000000000000", "out of range"),
         ("[trace]\nqueue = 10\nbatch = 11", "never fits"),
         ("[trace]\notlp-endpoint = \"127.0.0.1:4317\"", "http://"),
         ("[log]\nlevel = \"inof\"", "did you mean \"info\"?"),
-        (
-            "[policy.a]\nplugin = \"a\"\nlimits = { cpu = \"0s\" }",
-            "zero",
-        ),
-        (
-            "[policy.a]\nplugin = \"a\"\nlimits = { cpu = \"1h\" }",
-            "the longest is \"1m\"",
-        ),
+        ("[policy.a]\nplugin = \"a\"\nlimits = { cpu = \"0s\" }", "zero"),
+        ("[policy.a]\nplugin = \"a\"\nlimits = { cpu = \"1h\" }", "the longest is \"1m\""),
         ("[policy.\"a b\"]\nplugin = \"a\"", "not allowed"),
-        (
-            "[[listener]]\nname = \"a\"\nlisten = \"localhost:80\"",
-            "is not an address",
-        ),
+        ("[[listener]]\nname = \"a\"\nlisten = \"localhost:80\"", "is not an address"),
     ] {
         assert_one_problem(text, &[part]);
     }
@@ -119,31 +57,11 @@ fn values_out_of_their_range_are_problems() {
 
 #[test]
 fn an_address_of_an_endpoint_is_host_and_port() {
-    let service = |address: &str| {
-        format!("[[service]]\nname = \"a\"\nendpoints = [{{ address = \"{address}\" }}]")
-    };
-    for address in [
-        "127.0.0.1:80",
-        "[::1]:80",
-        "users.local:80",
-        "user_service:8080",
-        "a:65535",
-    ] {
+    let service = |address: &str| format!("[[service]]\nname = \"a\"\nendpoints = [{{ address = \"{address}\" }}]");
+    for address in ["127.0.0.1:80", "[::1]:80", "users.local:80", "user_service:8080", "a:65535"] {
         assert!(read(&service(address)).is_ok(), "{address}");
     }
-    for address in [
-        "",
-        "a",
-        ":80",
-        "a:",
-        "a:0",
-        "a:65536",
-        "[::1]",
-        "::1:80",
-        "127.0.0.1:0",
-        "a b:80",
-        "http://a:80",
-    ] {
+    for address in ["", "a", ":80", "a:", "a:0", "a:65536", "[::1]", "::1:80", "127.0.0.1:0", "a b:80", "http://a:80"] {
         assert_one_problem(&service(address), &["is not host:port", " | "]);
     }
 }
@@ -151,17 +69,10 @@ fn an_address_of_an_endpoint_is_host_and_port() {
 #[test]
 fn a_match_refuses_what_could_never_match() {
     let route = |part: &str| {
-        format!(
-            "[[service]]\nname = \"a\"\nendpoints = []\n[[route]]\nservice = \"a\"\nmatch = {{ {part} }}"
-        )
+        format!("[[service]]\nname = \"a\"\nendpoints = []\n[[route]]\nservice = \"a\"\nmatch = {{ {part} }}")
     };
-    for part in [
-        "host = \"a\"",
-        "host = \"[::1]\"",
-        "host = \"*.A.b\"",
-        "path-prefix = \"/\"",
-        "methods = [\"PURGE\"]",
-    ] {
+    for part in ["host = \"a\"", "host = \"[::1]\"", "host = \"*.A.b\"", "path-prefix = \"/\"", "methods = [\"PURGE\"]"]
+    {
         assert!(read(&route(part)).is_ok(), "{part}");
     }
     for (part, told) in [
@@ -178,10 +89,7 @@ fn a_match_refuses_what_could_never_match() {
         ("methods = [\"G T\"]", "is not a method"),
         ("headers = { \"a b\" = \"1\" }", "is not a header name"),
         ("headers = { \"a\" = \"\\u0000\" }", "not a header value"),
-        (
-            "headers = { \"a\" = \"1\", \"A\" = \"2\" }",
-            "header a is matched twice",
-        ),
+        ("headers = { \"a\" = \"1\", \"A\" = \"2\" }", "header a is matched twice"),
     ] {
         assert_one_problem(&route(part), &[told]);
     }
@@ -191,26 +99,11 @@ fn a_match_refuses_what_could_never_match() {
 fn a_key_has_exactly_one_source_that_suits_its_algorithm() {
     for (text, told) in [
         ("[key.a]", "the key has no source"),
-        (
-            "[key.a]\nprivate = { file = \"p\" }\njwks = { file = \"j\" }",
-            "3:8 the key has both private and jwks",
-        ),
-        (
-            "[key.a]\nalgorithm = \"RS256\"\nsecret = { file = \"s\" }",
-            "a secret is for HS256 only",
-        ),
-        (
-            "[key.a]\nalgorithm = \"HS256\"\npublic = { file = \"s\" }",
-            "HS256 has no private and public key",
-        ),
-        (
-            "[key.a]\nalgorithm = \"rs256\"\npublic = { file = \"s\" }",
-            "did you mean \"RS256\"?",
-        ),
-        (
-            "[key.a]\npublic = { fiel = \"s\", file = \"s\" }",
-            "did you mean \"file\"?",
-        ),
+        ("[key.a]\nprivate = { file = \"p\" }\njwks = { file = \"j\" }", "3:8 the key has both private and jwks"),
+        ("[key.a]\nalgorithm = \"RS256\"\nsecret = { file = \"s\" }", "a secret is for HS256 only"),
+        ("[key.a]\nalgorithm = \"HS256\"\npublic = { file = \"s\" }", "HS256 has no private and public key"),
+        ("[key.a]\nalgorithm = \"rs256\"\npublic = { file = \"s\" }", "did you mean \"RS256\"?"),
+        ("[key.a]\npublic = { fiel = \"s\", file = \"s\" }", "did you mean \"file\"?"),
         ("[key.a]\npublic = { file = \"\" }", "not a path"),
     ] {
         assert_one_problem(text, &[told]);
@@ -222,18 +115,9 @@ fn a_broker_has_the_place_that_its_kind_needs() {
     for (rest, told) in [
         ("kind = \"embedded\"", "missing key \"directory\""),
         ("kind = \"nats\"", "missing key \"url\""),
-        (
-            "kind = \"nats\"\nurl = \"nats://a\"\ndirectory = \"d\"",
-            "unknown key \"directory\"",
-        ),
-        (
-            "kind = \"amqp\"\nurl = \"amqp://user:pass@a\"",
-            "no place for secrets",
-        ),
-        (
-            "kind = \"kafak\"\nurl = \"kafka://a\"",
-            "did you mean \"kafka\"?",
-        ),
+        ("kind = \"nats\"\nurl = \"nats://a\"\ndirectory = \"d\"", "unknown key \"directory\""),
+        ("kind = \"amqp\"\nurl = \"amqp://user:pass@a\"", "no place for secrets"),
+        ("kind = \"kafak\"\nurl = \"kafka://a\"", "did you mean \"kafka\"?"),
     ] {
         assert_one_problem(&format!("[[broker]]\nname = \"a\"\n{rest}"), &[told]);
     }

@@ -13,13 +13,7 @@ fn a_changed_file_is_taken_up_and_raises_the_version() {
     assert_eq!(key.version(), version);
 
     dir.write("p.pem", &ED[1].private);
-    assert_eq!(
-        keys.refresh(),
-        Refreshed {
-            changed: vec!["key".to_owned()],
-            problems: vec![]
-        }
-    );
+    assert_eq!(keys.refresh(), Refreshed { changed: vec!["key".to_owned()], problems: vec![] });
     assert!(key.version() > version);
     assert_eq!(key.verify(EdDsa, None, b"data", &old), Ok(false));
     assert_eq!(keys.refresh(), Refreshed::default());

@@ -41,10 +41,7 @@ impl UpstreamBody {
     /// Puts the hold into the body of an answer that needs it.
     pub(super) fn wrap(response: Response<Incoming>, hold: Hold) -> Response<Self> {
         response.map(|incoming| {
-            let mut body = Self {
-                incoming,
-                hold: Some(hold),
-            };
+            let mut body = Self { incoming, hold: Some(hold) };
             body.release_at_end();
             body
         })

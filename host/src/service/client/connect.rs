@@ -19,16 +19,10 @@ const MAX_ADDRESSES: usize = 8;
 
 /// Connects to `address`, "host:port", within `patience`.
 pub(super) async fn connect(address: &str, patience: Duration, slot: Slot, open: &Gauge) -> Result<Socket, SendError> {
-    let stream = dial(address, patience)
-        .await
-        .map_err(|error| SendError::connect(address, patience, &error))?;
+    let stream = dial(address, patience).await.map_err(|error| SendError::connect(address, patience, &error))?;
     open.inc();
     let open = open.clone();
-    Ok(Socket {
-        io: TokioIo::new(stream),
-        open,
-        _slot: slot,
-    })
+    Ok(Socket { io: TokioIo::new(stream), open, _slot: slot })
 }
 
 async fn dial(address: &str, patience: Duration) -> io::Result<TcpStream> {
@@ -125,9 +119,7 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn an_address_that_does_not_answer_is_a_timeout() {
-        let error = first_of(&[FIRST], soon(), |_| pending::<io::Result<()>>())
-            .await
-            .unwrap_err();
+        let error = first_of(&[FIRST], soon(), |_| pending::<io::Result<()>>()).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         let error = SendError::connect("orders:80", Duration::from_millis(20), &error);
         assert_eq!(error.failure, super::super::SendFailure::ConnectTimeout);

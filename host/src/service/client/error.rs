@@ -36,12 +36,7 @@ pub struct SendError {
 
 impl SendError {
     fn new(failure: SendFailure, message: String) -> Self {
-        Self {
-            failure,
-            reached: true,
-            reused: false,
-            message,
-        }
+        Self { failure, reached: true, reused: false, message }
     }
 
     pub(super) fn unreached(self) -> Self {
@@ -89,10 +84,7 @@ impl SendError {
         } else {
             broken(address, error)
         };
-        Self {
-            reused,
-            ..Self::new(SendFailure::Reset, message)
-        }
+        Self { reused, ..Self::new(SendFailure::Reset, message) }
     }
 
     /// An HTTP/2 stream, or its connection, broke.
@@ -103,10 +95,7 @@ impl SendError {
         }
         let Some(cause) = find_h2(error) else {
             let message = broken(address, error);
-            return Self {
-                reused,
-                ..Self::new(SendFailure::Reset, message)
-            };
+            return Self { reused, ..Self::new(SendFailure::Reset, message) };
         };
         let reason = cause.reason().unwrap_or(h2::Reason::INTERNAL_ERROR);
         match (cause.is_go_away(), cause.is_reset(), cause.is_remote()) {
@@ -121,10 +110,7 @@ impl SendError {
                     _ => SendFailure::Reset,
                 };
                 let message = format!("{address} reset the stream: {}", root(cause));
-                Self {
-                    reached: reason != h2::Reason::REFUSED_STREAM,
-                    ..Self::new(failure, message)
-                }
+                Self { reached: reason != h2::Reason::REFUSED_STREAM, ..Self::new(failure, message) }
             }
             // A reset that neither the peer nor h2 asked for: hyper's, when the body to be sent fails.
             (_, true, false) if !cause.is_library() => Self::upload(address, "the caller's body failed".to_owned()),
@@ -173,10 +159,7 @@ mod tests {
     fn a_refused_connection_is_told_in_plain_words() {
         let refused = io::Error::from_raw_os_error(libc::ECONNREFUSED);
         let error = SendError::connect("127.0.0.1:3201", Duration::from_secs(1), &refused);
-        assert_eq!(
-            error.to_string(),
-            "cannot connect to 127.0.0.1:3201: connection refused"
-        );
+        assert_eq!(error.to_string(), "cannot connect to 127.0.0.1:3201: connection refused");
         assert_eq!((error.failure, error.reached), (SendFailure::Connect, false));
     }
 

@@ -43,13 +43,7 @@ struct Connection<B> {
 
 impl<B> Pool<B> {
     pub fn new(address: Arc<str>, metrics: ServiceMetrics, options: ServiceOptions) -> Self {
-        Self {
-            address,
-            metrics,
-            slots: Arc::default(),
-            idle: RefCell::default(),
-            options: Cell::new(options),
-        }
+        Self { address, metrics, slots: Arc::default(), idle: RefCell::default(), options: Cell::new(options) }
     }
 
     pub fn slots(&self) -> &Slots {
@@ -173,10 +167,8 @@ impl<B: Outgoing> Pool<B> {
         let socket = connect(&self.address, patience, slot, &self.metrics.open).await?;
         let mut builder = Builder::new();
         builder.max_headers(MAX_FIELDS).max_header_size(MAX_HEAD);
-        let (sender, connection) = builder
-            .handshake(socket)
-            .await
-            .map_err(|error| SendError::unsent(&self.address, &error))?;
+        let (sender, connection) =
+            builder.handshake(socket).await.map_err(|error| SendError::unsent(&self.address, &error))?;
         let connection = connection.with_upgrades();
         let pool = Rc::downgrade(self);
         let forget = pool.clone();

@@ -126,10 +126,7 @@ impl Drop for Streams {
 
 impl<B> Clone for Connection<B> {
     fn clone(&self) -> Self {
-        Self {
-            sender: self.sender.clone(),
-            streams: self.streams.clone(),
-        }
+        Self { sender: self.sender.clone(), streams: self.streams.clone() }
     }
 }
 
@@ -152,10 +149,7 @@ impl<B> Pool<B> {
 
     pub fn idle(&self) -> usize {
         let connections = self.connections.borrow();
-        connections
-            .iter()
-            .filter(|connection| connection.streams.open.get() == 0)
-            .count()
+        connections.iter().filter(|connection| connection.streams.open.get() == 0).count()
     }
 
     /// Closes the connections that have been without a stream for too long.
@@ -172,9 +166,7 @@ impl<B> Pool<B> {
     }
 
     fn forget_closed(&self) {
-        self.connections
-            .borrow_mut()
-            .retain(|connection| !connection.sender.is_closed());
+        self.connections.borrow_mut().retain(|connection| !connection.sender.is_closed());
     }
 
     fn begin_where(&self, fits: impl Fn(&Streams) -> bool) -> Option<(SendRequest<B>, Stream)> {

@@ -34,9 +34,7 @@ impl Slots {
 
     pub fn take(self: &Arc<Self>, limit: usize) -> Option<Slot> {
         let one_more = |open| (open < limit).then_some(open + 1);
-        self.open
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
-            .ok()?;
+        self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
         Some(Slot(self.clone()))
     }
 

@@ -37,15 +37,8 @@ type Answered = Result<Response<UpstreamBody>, SendError>;
 
 /// Runs a law as a worker would run it.
 fn on_worker(law: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let limited = async {
-        tokio::time::timeout(Duration::from_secs(60), law)
-            .await
-            .expect("the law hangs")
-    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let limited = async { tokio::time::timeout(Duration::from_secs(60), law).await.expect("the law hangs") };
     LocalSet::new().block_on(&runtime, limited);
 }
 
@@ -83,23 +76,13 @@ const HTTP1: ServiceOptions = ServiceOptions {
     max_pending: 1024,
 };
 
-const HTTP2: ServiceOptions = ServiceOptions {
-    protocol: config::Protocol::Http2,
-    ..HTTP1
-};
+const HTTP2: ServiceOptions = ServiceOptions { protocol: config::Protocol::Http2, ..HTTP1 };
 
 impl World {
     fn new(address: impl ToString, options: ServiceOptions) -> Rc<Self> {
-        let metrics = ServiceMetrics {
-            open: Gauge::default(),
-            idle: Gauge::default(),
-        };
+        let metrics = ServiceMetrics { open: Gauge::default(), idle: Gauge::default() };
         let gauges = metrics.clone();
-        let spec = config::Endpoint {
-            address: address.to_string(),
-            weight: 1,
-            metadata: Default::default(),
-        };
+        let spec = config::Endpoint { address: address.to_string(), weight: 1, metadata: Default::default() };
         Rc::new(Self {
             clients: Clients::new(move |_| gauges.clone()),
             service: "orders".into(),
@@ -110,14 +93,11 @@ impl World {
     }
 
     async fn send(&self, request: Request<Sent>) -> Answered {
-        self.clients
-            .send(&self.service, &self.endpoint, &self.options, request)
-            .await
+        self.clients.send(&self.service, &self.endpoint, &self.options, request).await
     }
 
     async fn get(&self) -> Answered {
-        self.send(request("GET", Empty::new().map_err(never).boxed_unsync()))
-            .await
+        self.send(request("GET", Empty::new().map_err(never).boxed_unsync())).await
     }
 
     /// Sends a GET and reads the answer.
@@ -150,10 +130,7 @@ fn never<E>(never: Infallible) -> E {
 }
 
 fn request(method: &str, body: Sent) -> Request<Sent> {
-    let request = Request::builder()
-        .method(method)
-        .uri("http://orders/")
-        .header("host", "orders");
+    let request = Request::builder().method(method).uri("http://orders/").header("host", "orders");
     request.body(body).unwrap()
 }
 
@@ -257,9 +234,7 @@ where
             async move { Ok::<_, Infallible>(answer.await) }
         });
         let connection = hyper::server::conn::http1::Builder::new();
-        let connection = connection
-            .serve_connection(TokioIo::new(stream), service)
-            .with_upgrades();
+        let connection = connection.serve_connection(TokioIo::new(stream), service).with_upgrades();
         async move { drop(connection.await) }
     })
     .await

@@ -16,8 +16,7 @@ impl Framing {
     pub(super) fn step_body(&mut self, next: u8, rest: &[u8]) -> Result<usize, Violation> {
         match self.at {
             At::Body | At::ChunkData => {
-                let taken =
-                    usize::try_from(self.left).map_or(rest.len(), |left| left.min(rest.len()));
+                let taken = usize::try_from(self.left).map_or(rest.len(), |left| left.min(rest.len()));
                 self.left -= taken as u64;
                 match self.at {
                     At::Body if self.left == 0 => self.begin(),

@@ -3,11 +3,7 @@
 use super::*;
 
 fn limits() -> Limits {
-    Limits {
-        max_target_bytes: 20,
-        max_head_bytes: 100,
-        max_headers: 3,
-    }
+    Limits { max_target_bytes: 20, max_head_bytes: 100, max_headers: 3 }
 }
 
 #[tokio::test]
@@ -19,47 +15,20 @@ async fn what_is_larger_than_a_limit_is_answered_414_or_431() {
         head.replace("a: ", &format!("a: {}", "x".repeat(length - head.len())))
     };
     let cases = [
-        fits(format!(
-            "GET /{} HTTP/1.1\r\nhost: a\r\n\r\n",
-            "x".repeat(19)
-        )),
-        (
-            format!("GET /{} HTTP/1.1\r\nhost: a\r\n\r\n", "x".repeat(20)),
-            414,
-            Some(TargetTooLong),
-        ),
-        (
-            format!("GET /{}", "x".repeat(70_000)),
-            414,
-            Some(TargetTooLong),
-        ),
+        fits(format!("GET /{} HTTP/1.1\r\nhost: a\r\n\r\n", "x".repeat(19))),
+        (format!("GET /{} HTTP/1.1\r\nhost: a\r\n\r\n", "x".repeat(20)), 414, Some(TargetTooLong)),
+        (format!("GET /{}", "x".repeat(70_000)), 414, Some(TargetTooLong)),
         fits(format!("{HEAD}a: b\r\nc: d\r\n\r\n")),
-        (
-            format!("{HEAD}a: b\r\nc: d\r\ne: f\r\n\r\n"),
-            431,
-            Some(TooManyHeaders),
-        ),
+        (format!("{HEAD}a: b\r\nc: d\r\ne: f\r\n\r\n"), 431, Some(TooManyHeaders)),
         fits(pad(100)),
         (pad(101), 431, Some(HeadTooLarge)),
         (pad(102), 431, Some(HeadTooLarge)),
         (pad(103), 431, Some(HeadTooLarge)),
         (pad(104), 431, Some(HeadTooLarge)),
         (pad(9_000), 431, Some(HeadTooLarge)),
-        (
-            format!("{HEAD}{}: b\r\n\r\n", "x".repeat(200)),
-            431,
-            Some(HeadTooLarge),
-        ),
-        (
-            format!("{}{HEAD}", "\r\n".repeat(60)),
-            400,
-            Some(HeadTooLarge),
-        ),
-        (
-            format!("{} / HTTP/1.1\r\nhost: a\r\n\r\n", "X".repeat(200)),
-            400,
-            Some(HeadTooLarge),
-        ),
+        (format!("{HEAD}{}: b\r\n\r\n", "x".repeat(200)), 431, Some(HeadTooLarge)),
+        (format!("{}{HEAD}", "\r\n".repeat(60)), 400, Some(HeadTooLarge)),
+        (format!("{} / HTTP/1.1\r\nhost: a\r\n\r\n", "X".repeat(200)), 400, Some(HeadTooLarge)),
     ];
     for (head, status, violation) in cases {
         let begun = usize::from(status == 200);
@@ -87,11 +56,7 @@ async fn limits_count_anew_for_each_request_and_for_trailers() {
     let body = format!("{body}0\r\nt: u\r\nt: u\r\nt: u\r\n");
     let outcome = serve_strictly(&[chunked(&format!("{body}\r\n")).as_bytes()], limits()).await;
     assert_eq!(outcome.statuses, [200]);
-    let outcome = serve_strictly(
-        &[chunked(&format!("{body}t: u\r\n\r\n")).as_bytes()],
-        limits(),
-    )
-    .await;
+    let outcome = serve_strictly(&[chunked(&format!("{body}t: u\r\n\r\n")).as_bytes()], limits()).await;
     assert_eq!(outcome.violation, Some(Violation::TooManyHeaders));
     assert_eq!((outcome.begun.len(), outcome.statuses), (0, vec![400]));
 }

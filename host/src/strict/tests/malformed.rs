@@ -27,22 +27,10 @@ fn malformed_heads() -> Vec<(String, Violation)> {
         ("a: b\r\n c\r\n\r\n", ObsoleteFold),
         ("a: b\r\n\tc\r\n\r\n", ObsoleteFold),
         (" a: b\r\n\r\n", ObsoleteFold),
-        (
-            "content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n",
-            LengthAndTransferEncoding,
-        ),
-        (
-            "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n",
-            LengthAndTransferEncoding,
-        ),
-        (
-            "content-length: 5\r\ncontent-length: 5\r\n\r\n",
-            RepeatedContentLength,
-        ),
-        (
-            "content-length: 5\r\ncontent-length: 6\r\n\r\n",
-            RepeatedContentLength,
-        ),
+        ("content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n", LengthAndTransferEncoding),
+        ("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n", LengthAndTransferEncoding),
+        ("content-length: 5\r\ncontent-length: 5\r\n\r\n", RepeatedContentLength),
+        ("content-length: 5\r\ncontent-length: 6\r\n\r\n", RepeatedContentLength),
         ("content-length: 5, 5\r\n\r\n", BadContentLength),
         ("content-length: +5\r\n\r\n", BadContentLength),
         ("content-length: -5\r\n\r\n", BadContentLength),
@@ -50,26 +38,11 @@ fn malformed_heads() -> Vec<(String, Violation)> {
         ("content-length: 5 5\r\n\r\n", BadContentLength),
         ("content-length: 5a\r\n\r\n", BadContentLength),
         ("content-length:\r\n\r\n", BadContentLength),
-        (
-            "content-length: 18446744073709551616\r\n\r\n",
-            BadContentLength,
-        ),
-        (
-            "transfer-encoding: gzip, chunked\r\n\r\n",
-            BadTransferEncoding,
-        ),
-        (
-            "transfer-encoding: chunked, chunked\r\n\r\n",
-            BadTransferEncoding,
-        ),
-        (
-            "transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n",
-            BadTransferEncoding,
-        ),
-        (
-            "transfer-encoding: gzip\r\ntransfer-encoding: chunked\r\n\r\n",
-            BadTransferEncoding,
-        ),
+        ("content-length: 18446744073709551616\r\n\r\n", BadContentLength),
+        ("transfer-encoding: gzip, chunked\r\n\r\n", BadTransferEncoding),
+        ("transfer-encoding: chunked, chunked\r\n\r\n", BadTransferEncoding),
+        ("transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n", BadTransferEncoding),
+        ("transfer-encoding: gzip\r\ntransfer-encoding: chunked\r\n\r\n", BadTransferEncoding),
         ("transfer-encoding: ,chunked\r\n\r\n", BadTransferEncoding),
         ("transfer-encoding: identity\r\n\r\n", BadTransferEncoding),
         ("transfer-encoding: xchunked\r\n\r\n", BadTransferEncoding),
@@ -97,14 +70,8 @@ fn malformed_heads() -> Vec<(String, Violation)> {
         ("GET / HTTP/1.2\r\nhost: a\r\n\r\n", BadVersion),
         ("GET / HTTP/2.0\r\nhost: a\r\n\r\n", BadVersion),
         ("GET / http/1.1\r\nhost: a\r\n\r\n", BadVersion),
-        (
-            "POST / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n",
-            BadTransferEncoding,
-        ),
-        (
-            "CONNECT a:1 HTTP/1.1\r\nhost: a:1\r\ncontent-length: 3\r\n\r\nabc",
-            ConnectWithBody,
-        ),
+        ("POST / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n", BadTransferEncoding),
+        ("CONNECT a:1 HTTP/1.1\r\nhost: a:1\r\ncontent-length: 3\r\n\r\nabc", ConnectWithBody),
     ];
     let after_head = after_head.map(|(lines, violation)| (format!("{HEAD}{lines}"), violation));
     let whole = whole.map(|(head, violation)| (head.to_owned(), violation));
@@ -154,17 +121,9 @@ async fn a_malformed_head_is_answered_400_and_never_handed_over() {
     for (head, violation) in malformed_heads() {
         // As a smuggler would go on: the end of a chunked body, and a request hidden in it.
         let bytes = format!("{head}0\r\n\r\nGET /hidden HTTP/1.1\r\nhost: a\r\n\r\n");
-        let expected = Outcome {
-            statuses: vec![400],
-            violation: Some(violation),
-            ..Outcome::default()
-        };
+        let expected = Outcome { statuses: vec![400], violation: Some(violation), ..Outcome::default() };
         for pieces in cuts(bytes.as_bytes()) {
-            assert_eq!(
-                serve_strictly(&pieces, Limits::default()).await,
-                expected,
-                "{pieces:?}"
-            );
+            assert_eq!(serve_strictly(&pieces, Limits::default()).await, expected, "{pieces:?}");
         }
     }
 }
@@ -180,11 +139,7 @@ async fn requests_before_a_malformed_one_are_answered_first() {
             violation: Some(violation),
         };
         for pieces in cuts(bytes.as_bytes()) {
-            assert_eq!(
-                serve_strictly(&pieces, Limits::default()).await,
-                expected,
-                "{pieces:?}"
-            );
+            assert_eq!(serve_strictly(&pieces, Limits::default()).await, expected, "{pieces:?}");
         }
     }
 }
@@ -193,11 +148,7 @@ async fn requests_before_a_malformed_one_are_answered_first() {
 async fn a_malformed_body_read_together_with_its_head_is_never_handed_over() {
     for (body, violation) in malformed_bodies() {
         let outcome = serve_strictly(&[chunked(body).as_bytes()], Limits::default()).await;
-        let expected = Outcome {
-            statuses: vec![400],
-            violation: Some(violation),
-            ..Outcome::default()
-        };
+        let expected = Outcome { statuses: vec![400], violation: Some(violation), ..Outcome::default() };
         assert_eq!(outcome, expected, "{body:?}");
     }
 }
@@ -223,10 +174,7 @@ async fn a_body_found_malformed_too_late_fails_the_read() {
     assert_eq!(bytes, format!("{head}1\r\na\r\n").into_bytes());
     let error = end.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidData);
-    assert_eq!(
-        error.get_ref().unwrap().downcast_ref::<Violation>(),
-        Some(&Violation::BadChunkSize)
-    );
+    assert_eq!(error.get_ref().unwrap().downcast_ref::<Violation>(), Some(&Violation::BadChunkSize));
 }
 
 #[tokio::test]
@@ -241,11 +189,7 @@ async fn a_caller_that_stays_gets_its_answers_then_400_and_the_end() {
         answers
     };
     let (outcome, answers) = tokio::join!(serve(strict, Rc::default(), false), client);
-    let answers: Vec<_> = answers
-        .split("HTTP/1.1 ")
-        .skip(1)
-        .map(|answer| &answer[..3])
-        .collect();
+    let answers: Vec<_> = answers.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect();
     assert_eq!(answers, ["200", "400"]);
     assert_eq!(outcome.begun, ["/"]);
 }

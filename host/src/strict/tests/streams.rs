@@ -12,14 +12,7 @@ fn stream(random: &mut StdRng) -> (Vec<u8>, Vec<Vec<u8>>) {
         if random.random_ratio(1, 4) {
             stream.extend_from_slice(b"\r\n");
         }
-        let target = [
-            "/",
-            "/a/b?c=d&e",
-            "http://a/b",
-            "*",
-            "/%00~!$'()[]",
-            "/\u{e9}",
-        ];
+        let target = ["/", "/a/b?c=d&e", "http://a/b", "*", "/%00~!$'()[]", "/\u{e9}"];
         let method = ["GET", "POST", "OPTIONS", "X-ANY!"][random.random_range(0..4)];
         stream.extend_from_slice(method.as_bytes());
         stream.push(b' ');
@@ -36,9 +29,7 @@ fn stream(random: &mut StdRng) -> (Vec<u8>, Vec<Vec<u8>>) {
             ];
             stream.extend_from_slice(fields[random.random_range(0..fields.len())].as_bytes());
         }
-        let body: Vec<u8> = (0..random.random_range(0..40))
-            .map(|_| random.random())
-            .collect();
+        let body: Vec<u8> = (0..random.random_range(0..40)).map(|_| random.random()).collect();
         match random.random_range(0..3) {
             0 => {
                 stream.extend_from_slice(b"\r\n");
@@ -129,12 +120,7 @@ async fn mutated_requests_pass_up_to_a_violation() {
         }
         let statuses = serve_strictly(&pieces, Limits::default()).await.statuses;
         let refusals = statuses.iter().filter(|status| **status == 400);
-        assert!(
-            refusals.count() <= 1 && statuses.iter().rev().skip(1).all(|status| *status == 200)
-        );
+        assert!(refusals.count() <= 1 && statuses.iter().rev().skip(1).all(|status| *status == 200));
     }
-    assert!(
-        refused > 1_000 && failed > 100,
-        "{refused} refused, {failed} too late"
-    );
+    assert!(refused > 1_000 && failed > 100, "{refused} refused, {failed} too late");
 }

@@ -6,11 +6,7 @@ use super::*;
 async fn bytes_after_an_upgrade_are_left_alone() {
     let request = format!("{HEAD}upgrade: x\r\nconnection: upgrade\r\n\r\n");
     let frames = b"\x81\x05\0\r\n\nhello";
-    let mut strict = Strict::new(
-        Pieces::new(&[frames]),
-        request.clone().into(),
-        Limits::default(),
-    );
+    let mut strict = Strict::new(Pieces::new(&[frames]), request.clone().into(), Limits::default());
     let mut read = vec![0; request.len()];
     strict.read_exact(&mut read).await.unwrap();
     strict.switch().passthrough().unwrap();
@@ -25,10 +21,7 @@ async fn an_upgrade_with_early_bytes_that_are_not_http_is_refused() {
     let mut strict = Strict::new(Pieces::default(), request.into(), Limits::default());
     let mut read = Vec::new();
     strict.read_to_end(&mut read).await.unwrap();
-    assert_eq!(
-        strict.switch().passthrough(),
-        Err(Violation::ControlCharacter)
-    );
+    assert_eq!(strict.switch().passthrough(), Err(Violation::ControlCharacter));
 }
 
 #[tokio::test]

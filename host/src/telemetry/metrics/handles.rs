@@ -55,19 +55,11 @@ pub struct EndpointMetrics {
 
 impl EndpointMetrics {
     /// Counts an attempt: by its failure kind, else as `5xx` or `ok`.
-    pub(in crate::telemetry) fn attempt(
-        &self,
-        status: Option<u16>,
-        failure: Option<&'static str>,
-        duration: Duration,
-    ) {
+    pub(in crate::telemetry) fn attempt(&self, status: Option<u16>, failure: Option<&'static str>, duration: Duration) {
         match (failure, status) {
             // Looked up: failures are rare, and their kinds are few.
             (Some(result), _) => {
-                let labels = AttemptLabels {
-                    result,
-                    ..self.labels.clone()
-                };
+                let labels = AttemptLabels { result, ..self.labels.clone() };
                 self.failures.get(labels).inc()
             }
             (None, Some(500..)) => self.server_error.inc(),

@@ -23,9 +23,7 @@ pub const MAX_IN_ALL: usize = 4_096;
 pub const MAX_NAME: usize = 64;
 
 /// Bucket bounds of a policy's histogram; the unit is the policy's own.
-const BOUNDS: [f64; 14] = [
-    0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 50.0, 100.0, 500.0, 1_000.0, 10_000.0,
-];
+const BOUNDS: [f64; 14] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 50.0, 100.0, 500.0, 1_000.0, 10_000.0];
 
 /// Endings that the exposition format adds by itself (OpenMetrics 1.0, "Suffixes").
 const RESERVED_ENDINGS: [&str; 6] = ["_total", "_created", "_count", "_sum", "_bucket", "_info"];
@@ -109,10 +107,7 @@ impl fmt::Display for PolicyMetricError {
                 "metric {name:?}: use 1 to {MAX_NAME} of a-z, 0-9 and _, begin with a letter, and leave \
                  endings such as _total to the host"
             ),
-            Self::Kind(name) => write!(
-                f,
-                "metric {name:?} exists already as another kind; use another name"
-            ),
+            Self::Kind(name) => write!(f, "metric {name:?} exists already as another kind; use another name"),
             Self::TooMany(name) => write!(
                 f,
                 "metric {name:?}: a policy may declare {MAX_PER_POLICY} metrics, all policies \
@@ -146,9 +141,7 @@ impl PolicyMetrics {
     ) -> Result<PolicyMetric, PolicyMetricError> {
         if !valid_name(name) {
             // A hostile name may be megabytes long.
-            return Err(PolicyMetricError::Name(
-                name.chars().take(MAX_NAME).collect(),
-            ));
+            return Err(PolicyMetricError::Name(name.chars().take(MAX_NAME).collect()));
         }
         let mut families = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(family) = families.get(name) {
@@ -160,17 +153,11 @@ impl PolicyMetrics {
             }
         }
         let in_all: usize = families.values().map(|family| family.by_policy.len()).sum();
-        let of_policy = families
-            .values()
-            .filter(|family| family.by_policy.contains_key(policy))
-            .count();
+        let of_policy = families.values().filter(|family| family.by_policy.contains_key(policy)).count();
         if of_policy >= MAX_PER_POLICY || in_all >= MAX_IN_ALL {
             return Err(PolicyMetricError::TooMany(name.to_owned()));
         }
-        let family = families.entry(name.to_owned()).or_insert_with(|| Family {
-            kind,
-            by_policy: BTreeMap::new(),
-        });
+        let family = families.entry(name.to_owned()).or_insert_with(|| Family { kind, by_policy: BTreeMap::new() });
         let metric = PolicyMetric::new(kind);
         family.by_policy.insert(Arc::clone(policy), metric.clone());
         Ok(metric)
@@ -196,8 +183,7 @@ impl Collector for PolicyMetrics {
                 PolicyMetricKind::Gauge => MetricType::Gauge,
                 PolicyMetricKind::Histogram => MetricType::Histogram,
             };
-            let mut metrics =
-                encoder.encode_descriptor(&name, "Declared by a policy.", None, kind)?;
+            let mut metrics = encoder.encode_descriptor(&name, "Declared by a policy.", None, kind)?;
             for (policy, metric) in &family.by_policy {
                 metric.encode(metrics.encode_family(&[("policy", policy.as_ref())])?)?;
             }
@@ -208,9 +194,7 @@ impl Collector for PolicyMetrics {
 
 fn valid_name(name: &str) -> bool {
     let begins = name.starts_with(|first: char| first.is_ascii_lowercase());
-    let plain = name
-        .bytes()
-        .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+    let plain = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
     let ending = RESERVED_ENDINGS.iter().any(|ending| name.ends_with(ending));
     begins && plain && !ending && name.len() <= MAX_NAME
 }

@@ -28,39 +28,25 @@ pub struct Series<K, M> {
 
 impl<K, M> Clone for Series<K, M> {
     fn clone(&self) -> Self {
-        Self {
-            by_labels: Arc::clone(&self.by_labels),
-            surplus: self.surplus.clone(),
-        }
+        Self { by_labels: Arc::clone(&self.by_labels), surplus: self.surplus.clone() }
     }
 }
 
 impl<K: Ord, M: Clone + Default> Series<K, M> {
     /// An empty family; `surplus` counts the handles given out beyond [`MAX_SERIES`].
     pub fn new(surplus: &Counter) -> Self {
-        Self {
-            by_labels: Arc::default(),
-            surplus: surplus.clone(),
-        }
+        Self { by_labels: Arc::default(), surplus: surplus.clone() }
     }
 
     /// The metric with these labels, made when it is new. Beyond [`MAX_SERIES`] the handle works
     /// and is not exposed.
     pub fn get(&self, labels: K) -> M {
-        let known = self
-            .by_labels
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&labels)
-            .cloned();
+        let known = self.by_labels.read().unwrap_or_else(PoisonError::into_inner).get(&labels).cloned();
         known.unwrap_or_else(|| self.add(labels))
     }
 
     fn add(&self, labels: K) -> M {
-        let mut series = self
-            .by_labels
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut series = self.by_labels.write().unwrap_or_else(PoisonError::into_inner);
         if series.len() >= MAX_SERIES && !series.contains_key(&labels) {
             self.surplus.inc();
             return M::default();
@@ -70,22 +56,14 @@ impl<K: Ord, M: Clone + Default> Series<K, M> {
 
     /// Drops every series whose labels `keep` refuses.
     pub fn retain(&self, mut keep: impl FnMut(&K) -> bool) {
-        self.by_labels
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|labels, _| keep(labels));
+        self.by_labels.write().unwrap_or_else(PoisonError::into_inner).retain(|labels, _| keep(labels));
     }
 }
 
 impl<K: EncodeLabelSet, M: EncodeMetric + TypedMetric> EncodeMetric for Series<K, M> {
     fn encode(&self, mut encoder: MetricEncoder) -> fmt::Result {
-        let series = self
-            .by_labels
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        series
-            .iter()
-            .try_for_each(|(labels, metric)| metric.encode(encoder.encode_family(labels)?))
+        let series = self.by_labels.read().unwrap_or_else(PoisonError::into_inner);
+        series.iter().try_for_each(|(labels, metric)| metric.encode(encoder.encode_family(labels)?))
     }
 
     fn metric_type(&self) -> MetricType {
@@ -93,17 +71,14 @@ impl<K: EncodeLabelSet, M: EncodeMetric + TypedMetric> EncodeMetric for Series<K
     }
 
     fn is_empty(&self) -> bool {
-        self.by_labels
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_empty()
+        self.by_labels.read().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 }
 
 /// Upper bounds of the duration buckets, in microseconds: 100 µs to 30 s. The last has none.
 const BOUNDS_MICROS: [u64; 17] = [
-    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
-    1_000_000, 2_500_000, 5_000_000, 10_000_000, 30_000_000,
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
+    5_000_000, 10_000_000, 30_000_000,
 ];
 
 /// A histogram of durations, exposed in seconds.
@@ -143,10 +118,8 @@ impl EncodeMetric for Latency {
         let seconds = |micros: u64| micros as f64 / 1e6;
         let bounds = BOUNDS_MICROS.iter().map(|bound| seconds(*bound));
         let counts = self.0.counts.iter().chain([&self.0.beyond]);
-        let buckets: Vec<(f64, u64)> = bounds
-            .chain([f64::INFINITY])
-            .zip(counts.map(|count| count.load(Ordering::Relaxed)))
-            .collect();
+        let buckets: Vec<(f64, u64)> =
+            bounds.chain([f64::INFINITY]).zip(counts.map(|count| count.load(Ordering::Relaxed))).collect();
         // Summed from the same reads, so that `_count` always equals the last bucket.
         let count = buckets.iter().map(|(_, count)| count).sum();
         let sum = seconds(self.0.sum_micros.load(Ordering::Relaxed));

@@ -1,4 +1,3 @@
-
 use std::time::Duration;
 
 use super::policy::{MAX_NAME, MAX_PER_POLICY, PolicyMetricError, PolicyMetricKind};
@@ -12,26 +11,15 @@ fn shows(metrics: &Metrics, series: &str) -> bool {
 fn the_exposition_ends_as_openmetrics_wants_and_names_carry_units() {
     let metrics = Metrics::new();
     let policy = "retry".into();
-    metrics
-        .hook(&policy, "on-outcome")
-        .called(Duration::from_millis(1_500));
+    metrics.hook(&policy, "on-outcome").called(Duration::from_millis(1_500));
     metrics.reload("plugin", "ok");
     metrics.generation.set(3);
     let text = metrics.encode();
     assert!(text.ends_with("# EOF\n"));
     let labels = r#"policy="retry",hook="on-outcome""#;
-    assert!(shows(
-        &metrics,
-        &format!("weir_plugin_hook_seconds_total{{{labels}}} 1.5")
-    ));
-    assert!(shows(
-        &metrics,
-        &format!("weir_plugin_hook_calls_total{{{labels}}} 1")
-    ));
-    assert!(shows(
-        &metrics,
-        r#"weir_reloads_total{what="plugin",result="ok"} 1"#
-    ));
+    assert!(shows(&metrics, &format!("weir_plugin_hook_seconds_total{{{labels}}} 1.5")));
+    assert!(shows(&metrics, &format!("weir_plugin_hook_calls_total{{{labels}}} 1")));
+    assert!(shows(&metrics, r#"weir_reloads_total{what="plugin",result="ok"} 1"#));
     assert!(shows(&metrics, "weir_generation 3"));
 }
 
@@ -45,9 +33,7 @@ fn every_metric_has_help_and_the_prefix() {
             assert!(name.starts_with("weir_") && help.len() > 10, "{line}");
             helped = Some(name.to_owned());
         } else {
-            let name = line
-                .trim_start_matches("# TYPE ")
-                .trim_start_matches("# UNIT ");
+            let name = line.trim_start_matches("# TYPE ").trim_start_matches("# UNIT ");
             assert!(name.starts_with(helped.as_deref().unwrap()), "{line}");
         }
     }
@@ -71,17 +57,9 @@ fn the_same_name_gives_the_same_metric() {
         handles.leave();
         handles.end(Some(503), Duration::from_millis(3));
     }
-    metrics
-        .route(Kind::Publish, &route)
-        .end(Some(202), Duration::ZERO);
-    assert!(shows(
-        &metrics,
-        r#"weir_exchanges_total{kind="call",route="users",class="5xx"} 2"#
-    ));
-    assert!(shows(
-        &metrics,
-        r#"weir_exchanges_total{kind="publish",route="users",class="2xx"} 1"#
-    ));
+    metrics.route(Kind::Publish, &route).end(Some(202), Duration::ZERO);
+    assert!(shows(&metrics, r#"weir_exchanges_total{kind="call",route="users",class="5xx"} 2"#));
+    assert!(shows(&metrics, r#"weir_exchanges_total{kind="publish",route="users",class="2xx"} 1"#));
 }
 
 #[test]
@@ -93,10 +71,7 @@ fn a_duration_counts_in_every_bucket_that_covers_it() {
     }
     let bucket = |le: &str, count: u32| {
         let labels = format!(r#"le="{le}",kind="call",route="users""#);
-        shows(
-            &metrics,
-            &format!("weir_exchange_duration_seconds_bucket{{{labels}}} {count}"),
-        )
+        shows(&metrics, &format!("weir_exchange_duration_seconds_bucket{{{labels}}} {count}"))
     };
     assert!(bucket("0.0001", 1));
     assert!(bucket("0.00025", 2));
@@ -114,9 +89,7 @@ fn what_leaves_the_configuration_leaves_the_metrics() {
         let name: Arc<str> = name.into();
         let held = metrics.route(Kind::Call, &name);
         held.end(Some(200), Duration::ZERO);
-        metrics
-            .endpoint(&name, &name)
-            .attempt(None, Some("reset"), Duration::ZERO);
+        metrics.endpoint(&name, &name).attempt(None, Some("reset"), Duration::ZERO);
         metrics.service(&name).open.inc();
         metrics.listener(&name).open.inc();
         metrics.hook(&name, "pick").failed();
@@ -124,10 +97,7 @@ fn what_leaves_the_configuration_leaves_the_metrics() {
         metrics.breaker_transition(&name, &name, &name, "open");
         metrics.breaker_transition(&name, &name, &"".into(), "open");
         metrics.breaker_rejection(&name, &name);
-        metrics
-            .policies
-            .declare(&name, "hits", PolicyMetricKind::Counter)
-            .unwrap();
+        metrics.policies.declare(&name, "hits", PolicyMetricKind::Counter).unwrap();
         held
     };
     let _unrouted = metrics.route(Kind::Call, &"".into());
@@ -176,18 +146,9 @@ fn a_policy_s_metrics_are_exposed_under_its_name() {
     declare("cache_hits", PolicyMetricKind::Counter).record(1.0);
     declare("cache_entries", PolicyMetricKind::Gauge).record(-7.0);
     declare("cache_age_seconds", PolicyMetricKind::Histogram).record(0.25);
-    assert!(shows(
-        &metrics,
-        r#"weir_policy_cache_hits_total{policy="cache"} 3.0"#
-    ));
-    assert!(shows(
-        &metrics,
-        r#"weir_policy_cache_entries{policy="cache"} -7.0"#
-    ));
-    assert!(shows(
-        &metrics,
-        r#"weir_policy_cache_age_seconds_sum{policy="cache"} 0.25"#
-    ));
+    assert!(shows(&metrics, r#"weir_policy_cache_hits_total{policy="cache"} 3.0"#));
+    assert!(shows(&metrics, r#"weir_policy_cache_entries{policy="cache"} -7.0"#));
+    assert!(shows(&metrics, r#"weir_policy_cache_age_seconds_sum{policy="cache"} 0.25"#));
     assert!(metrics.encode().ends_with("# EOF\n"));
 }
 
@@ -196,31 +157,15 @@ fn a_policy_cannot_break_the_exposition() {
     let metrics = Metrics::new();
     let long = "a".repeat(MAX_NAME + 1);
     let huge = "\u{1}".repeat(1 << 20);
-    let names = [
-        "", "A", "a-b", "1a", "_a", "a\nb", "a b", "é", "a_total", "a_bucket", "a_count", &long,
-        &huge,
-    ];
+    let names = ["", "A", "a-b", "1a", "_a", "a\nb", "a b", "é", "a_total", "a_bucket", "a_count", &long, &huge];
     for name in names {
-        let refused = metrics
-            .policies
-            .declare(&"p".into(), name, PolicyMetricKind::Gauge);
+        let refused = metrics.policies.declare(&"p".into(), name, PolicyMetricKind::Gauge);
         let message = refused.unwrap_err().to_string();
-        assert!(
-            message.contains("a-z") && message.len() < 1_000,
-            "{message}"
-        );
+        assert!(message.contains("a-z") && message.len() < 1_000, "{message}");
     }
-    metrics
-        .policies
-        .declare(&"p".into(), "a", PolicyMetricKind::Gauge)
-        .unwrap();
-    let refused = metrics
-        .policies
-        .declare(&"q".into(), "a", PolicyMetricKind::Counter);
-    assert_eq!(
-        refused.unwrap_err(),
-        PolicyMetricError::Kind("a".to_owned())
-    );
+    metrics.policies.declare(&"p".into(), "a", PolicyMetricKind::Gauge).unwrap();
+    let refused = metrics.policies.declare(&"q".into(), "a", PolicyMetricKind::Counter);
+    assert_eq!(refused.unwrap_err(), PolicyMetricError::Kind("a".to_owned()));
 }
 
 #[test]
@@ -228,18 +173,13 @@ fn a_policy_s_metrics_have_a_bound() {
     let metrics = Metrics::new();
     let declare = |policy: &str, number| {
         let name = format!("m{number}");
-        metrics
-            .policies
-            .declare(&policy.into(), &name, PolicyMetricKind::Counter)
+        metrics.policies.declare(&policy.into(), &name, PolicyMetricKind::Counter)
     };
     for number in 0..MAX_PER_POLICY {
         declare("p", number).unwrap();
     }
     let refused = declare("p", MAX_PER_POLICY).unwrap_err();
-    assert_eq!(
-        refused,
-        PolicyMetricError::TooMany(format!("m{MAX_PER_POLICY}"))
-    );
+    assert_eq!(refused, PolicyMetricError::TooMany(format!("m{MAX_PER_POLICY}")));
     declare("p", 0).unwrap();
     declare("q", MAX_PER_POLICY).unwrap();
 }

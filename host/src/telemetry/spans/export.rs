@@ -31,12 +31,7 @@ pub struct Exporter {
 }
 
 impl Exporter {
-    pub fn new(
-        options: SpanOptions,
-        endpoint: Endpoint,
-        waiting: mpsc::Receiver<Span>,
-        metrics: &Metrics,
-    ) -> Self {
+    pub fn new(options: SpanOptions, endpoint: Endpoint, waiting: mpsc::Receiver<Span>, metrics: &Metrics) -> Self {
         Self {
             options,
             endpoint,
@@ -76,10 +71,7 @@ impl Exporter {
 
     /// Waits for a span, then for as many as fit in a batch, or as come within the interval.
     async fn fill_batch(&mut self) {
-        let first = self
-            .waiting
-            .recv_many(&mut self.batch, self.options.batch)
-            .await;
+        let first = self.waiting.recv_many(&mut self.batch, self.options.batch).await;
         if first == 0 {
             // Every sink is gone; only the stop is still to come.
             return std::future::pending().await;
@@ -101,12 +93,7 @@ impl Exporter {
             if !self.batch.is_empty() {
                 self.export_batch(client).await;
             }
-            if self
-                .waiting
-                .recv_many(&mut self.batch, self.options.batch)
-                .await
-                == 0
-            {
+            if self.waiting.recv_many(&mut self.batch, self.options.batch).await == 0 {
                 return;
             }
         }
@@ -124,8 +111,7 @@ impl Exporter {
             }
             Err(status) => {
                 self.dropped.inc_by(size);
-                self.complaints
-                    .gave_up(&self.options.endpoint, size, &status);
+                self.complaints.gave_up(&self.options.endpoint, size, &status);
             }
         }
         self.batch.clear();
@@ -158,13 +144,8 @@ impl Exporter {
             .await
             .map_err(|_| Status::deadline_exceeded("no answer in time"))??;
         // Spans that a collector refuses must not be sent again (OTLP, "Partial Success").
-        let refused = answer
-            .into_inner()
-            .partial_success
-            .map(|partial| partial.rejected_spans);
-        Ok(refused
-            .and_then(|count| u64::try_from(count).ok())
-            .unwrap_or(0))
+        let refused = answer.into_inner().partial_success.map(|partial| partial.rejected_spans);
+        Ok(refused.and_then(|count| u64::try_from(count).ok()).unwrap_or(0))
     }
 }
 

@@ -17,10 +17,8 @@ const SAMPLED: u32 = 1;
 
 /// One request with all these spans, under one resource.
 pub fn request(service_name: &str, spans: &[Span]) -> ExportTraceServiceRequest {
-    let resource = Resource {
-        attributes: vec![key_value("service.name", &Value::from(service_name))],
-        ..Resource::default()
-    };
+    let resource =
+        Resource { attributes: vec![key_value("service.name", &Value::from(service_name))], ..Resource::default() };
     let scope = InstrumentationScope {
         name: "weir".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -41,10 +39,8 @@ pub fn request(service_name: &str, spans: &[Span]) -> ExportTraceServiceRequest 
 }
 
 fn span(span: &Span) -> proto::Span {
-    let status = span.error.as_ref().map(|message| proto::Status {
-        message: message.clone(),
-        code: StatusCode::Error.into(),
-    });
+    let status =
+        span.error.as_ref().map(|message| proto::Status { message: message.clone(), code: StatusCode::Error.into() });
     let attributes = span.attributes.iter();
     proto::Span {
         trace_id: span.trace_id.to_vec(),
@@ -57,9 +53,7 @@ fn span(span: &Span) -> proto::Span {
         kind: kind(span.kind).into(),
         start_time_unix_nano: unix_nanos(span.start),
         end_time_unix_nano: unix_nanos(span.end),
-        attributes: attributes
-            .map(|(key, value)| key_value(key, value))
-            .collect(),
+        attributes: attributes.map(|(key, value)| key_value(key, value)).collect(),
         links: span.links.iter().map(link).collect(),
         status,
         ..proto::Span::default()
@@ -89,11 +83,7 @@ fn key_value(key: &str, value: &Value) -> KeyValue {
         Value::Text(text) => AnyKind::StringValue(text.clone()),
         Value::Integer(number) => AnyKind::IntValue(*number),
     };
-    KeyValue {
-        key: key.to_owned(),
-        value: Some(AnyValue { value: Some(value) }),
-        ..KeyValue::default()
-    }
+    KeyValue { key: key.to_owned(), value: Some(AnyValue { value: Some(value) }), ..KeyValue::default() }
 }
 
 /// Nanoseconds since 1970; 0 for moments before.

@@ -1,13 +1,10 @@
-
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
-    TraceService, TraceServiceServer,
-};
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
 use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
@@ -44,23 +41,15 @@ impl TraceService for Collector {
             received.len()
         };
         let rejected_spans = (self.answer)(number)?;
-        let partial = ExportTracePartialSuccess {
-            rejected_spans,
-            error_message: String::new(),
-        };
+        let partial = ExportTracePartialSuccess { rejected_spans, error_message: String::new() };
         let partial_success = (rejected_spans > 0).then_some(partial);
-        Ok(Response::new(ExportTraceServiceResponse {
-            partial_success,
-        }))
+        Ok(Response::new(ExportTraceServiceResponse { partial_success }))
     }
 }
 
 impl Collector {
     async fn start(answer: Answer) -> (Self, SocketAddr) {
-        let collector = Self {
-            received: Arc::default(),
-            answer,
-        };
+        let collector = Self { received: Arc::default(), answer };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = TraceServiceServer::new(collector.clone());
@@ -69,8 +58,8 @@ impl Collector {
                 let (stream, _) = listener.accept().await.unwrap();
                 let server = server.clone();
                 let service = service_fn(move |request| server.clone().call(request));
-                let connection = http2::Builder::new(TokioExecutor::new())
-                    .serve_connection(TokioIo::new(stream), service);
+                let connection =
+                    http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service);
                 tokio::spawn(connection);
             }
         });
@@ -79,9 +68,7 @@ impl Collector {
 
     /// The spans of each request.
     fn batches(&self) -> Vec<Vec<ProtoSpan>> {
-        let spans = |request: &ExportTraceServiceRequest| {
-            request.resource_spans[0].scope_spans[0].spans.clone()
-        };
+        let spans = |request: &ExportTraceServiceRequest| request.resource_spans[0].scope_spans[0].spans.clone();
         self.received.lock().unwrap().iter().map(spans).collect()
     }
 }
@@ -133,27 +120,17 @@ async fn timeout<T>(work: impl Future<Output = T>) -> T {
 #[tokio::test]
 async fn every_span_arrives_in_batches_of_the_set_size() {
     let (collector, address) = Collector::start(|_| Ok(0)).await;
-    let (metrics, sink, export) = begin(&SpanOptions {
-        batch: 10,
-        ..options(address)
-    });
+    let (metrics, sink, export) = begin(&SpanOptions { batch: 10, ..options(address) });
     for number in 0..25 {
         sink.emit(span(number));
     }
     timeout(export.finish(PATIENCE)).await;
     let batches = collector.batches();
     assert!(batches.iter().all(|batch| batch.len() <= 10));
-    let names: Vec<String> = batches
-        .into_iter()
-        .flatten()
-        .map(|span| span.name)
-        .collect();
+    let names: Vec<String> = batches.into_iter().flatten().map(|span| span.name).collect();
     let expected: Vec<String> = (0..25).map(|number| format!("span {number}")).collect();
     assert_eq!(names, expected);
-    assert_eq!(
-        (metrics.spans_exported.get(), metrics.spans_dropped.get()),
-        (25, 0)
-    );
+    assert_eq!((metrics.spans_exported.get(), metrics.spans_dropped.get()), (25, 0));
 }
 
 #[tokio::test]
@@ -168,68 +145,43 @@ async fn a_batch_does_not_wait_for_more_than_the_interval() {
 #[tokio::test]
 async fn all_of_a_span_arrives() {
     let (collector, address) = Collector::start(|_| Ok(0)).await;
-    let options = SpanOptions {
-        service_name: "node-7".to_owned(),
-        ..options(address)
-    };
+    let options = SpanOptions { service_name: "node-7".to_owned(), ..options(address) };
     let (_metrics, sink, export) = begin(&options);
     sink.emit(Span {
         parent: Some([9; 8]),
         kind: SpanKind::Client,
-        attributes: vec![
-            ("peer".to_owned(), "127.0.0.1:1".into()),
-            ("tries".to_owned(), 3.into()),
-        ],
+        attributes: vec![("peer".to_owned(), "127.0.0.1:1".into()), ("tries".to_owned(), 3.into())],
         error: Some("reset".to_owned()),
-        links: vec![Link {
-            trace_id: [5; 16],
-            span_id: [6; 8],
-        }],
+        links: vec![Link { trace_id: [5; 16], span_id: [6; 8] }],
         trace_state: "a=b".to_owned(),
         ..span(1)
     });
     timeout(export.finish(PATIENCE)).await;
-    let resource = collector.received.lock().unwrap()[0].resource_spans[0]
-        .resource
-        .clone();
+    let resource = collector.received.lock().unwrap()[0].resource_spans[0].resource.clone();
     let name = &resource.unwrap().attributes[0];
     let value = name.value.clone().unwrap().value.unwrap();
-    assert_eq!(
-        (name.key.as_str(), value),
-        ("service.name", AnyKind::StringValue("node-7".into()))
-    );
+    assert_eq!((name.key.as_str(), value), ("service.name", AnyKind::StringValue("node-7".into())));
 
     let span = &collector.batches()[0][0];
     assert_eq!((&span.trace_id, &span.span_id), (&vec![1; 16], &vec![1; 8]));
     assert_eq!(span.parent_span_id, vec![9; 8]);
     assert_eq!((span.start_time_unix_nano, span.end_time_unix_nano), (1, 2));
     assert_eq!((span.kind, span.trace_state.as_str()), (3, "a=b"));
-    let attributes = span.attributes.iter().map(|attribute| {
-        (
-            attribute.key.as_str(),
-            attribute.value.clone().unwrap().value.unwrap(),
-        )
-    });
-    let expected = vec![
-        ("peer", AnyKind::StringValue("127.0.0.1:1".into())),
-        ("tries", AnyKind::IntValue(3)),
-    ];
+    let attributes = span
+        .attributes
+        .iter()
+        .map(|attribute| (attribute.key.as_str(), attribute.value.clone().unwrap().value.unwrap()));
+    let expected = vec![("peer", AnyKind::StringValue("127.0.0.1:1".into())), ("tries", AnyKind::IntValue(3))];
     assert_eq!(attributes.collect::<Vec<_>>(), expected);
     let status = span.status.clone().unwrap();
     assert_eq!((status.code, status.message.as_str()), (2, "reset"));
-    assert_eq!(
-        (&span.links[0].trace_id, &span.links[0].span_id),
-        (&vec![5; 16], &vec![6; 8])
-    );
+    assert_eq!((&span.links[0].trace_id, &span.links[0].span_id), (&vec![5; 16], &vec![6; 8]));
 }
 
 #[tokio::test]
 async fn a_full_queue_drops_spans_and_counts_them() {
     let (collector, address) = Collector::start(|_| Ok(0)).await;
-    let (metrics, sink, export) = begin(&SpanOptions {
-        queue: 8,
-        ..options(address)
-    });
+    let (metrics, sink, export) = begin(&SpanOptions { queue: 8, ..options(address) });
     // The export shares this thread, so nothing leaves the queue before the next await.
     for number in 0..20 {
         sink.emit(span(number));
@@ -237,10 +189,7 @@ async fn a_full_queue_drops_spans_and_counts_them() {
     assert_eq!(metrics.spans_dropped.get(), 12);
     timeout(export.finish(PATIENCE)).await;
     assert_eq!(collector.batches().concat().len(), 8);
-    assert_eq!(
-        (metrics.spans_exported.get(), metrics.spans_dropped.get()),
-        (8, 12)
-    );
+    assert_eq!((metrics.spans_exported.get(), metrics.spans_dropped.get()), (8, 12));
 }
 
 #[tokio::test]
@@ -248,20 +197,14 @@ async fn an_absent_collector_costs_spans_and_nothing_else() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
-    let (metrics, sink, export) = begin(&SpanOptions {
-        attempts: 2,
-        ..options(address)
-    });
+    let (metrics, sink, export) = begin(&SpanOptions { attempts: 2, ..options(address) });
     for round in 1..=2 {
         sink.emit(span(1));
         until(|| metrics.spans_dropped.get() == round).await;
     }
     timeout(export.finish(PATIENCE)).await;
     sink.emit(span(3));
-    assert_eq!(
-        (metrics.spans_exported.get(), metrics.spans_dropped.get()),
-        (0, 3)
-    );
+    assert_eq!((metrics.spans_exported.get(), metrics.spans_dropped.get()), (0, 3));
 }
 
 #[tokio::test]
@@ -283,10 +226,7 @@ async fn a_transient_failure_is_tried_again_with_the_same_spans() {
 #[tokio::test]
 async fn tries_end_at_the_set_number() {
     let (collector, address) = Collector::start(|_| Err(Status::unavailable("always"))).await;
-    let (metrics, sink, _export) = begin(&SpanOptions {
-        attempts: 3,
-        ..options(address)
-    });
+    let (metrics, sink, _export) = begin(&SpanOptions { attempts: 3, ..options(address) });
     sink.emit(span(1));
     until(|| metrics.spans_dropped.get() == 1).await;
     assert_eq!(collector.batches().len(), 3);
@@ -294,8 +234,7 @@ async fn tries_end_at_the_set_number() {
 
 #[tokio::test]
 async fn a_lasting_failure_is_not_tried_again() {
-    let (collector, address) =
-        Collector::start(|_| Err(Status::new(Code::PermissionDenied, "no"))).await;
+    let (collector, address) = Collector::start(|_| Err(Status::new(Code::PermissionDenied, "no"))).await;
     let (metrics, sink, _export) = begin(&options(address));
     sink.emit(span(1));
     until(|| metrics.spans_dropped.get() == 1).await;
@@ -311,10 +250,7 @@ async fn spans_that_the_collector_refuses_are_counted_and_not_sent_again() {
     }
     timeout(export.finish(PATIENCE)).await;
     assert_eq!(collector.batches().len(), 1);
-    assert_eq!(
-        (metrics.spans_exported.get(), metrics.spans_dropped.get()),
-        (3, 2)
-    );
+    assert_eq!((metrics.spans_exported.get(), metrics.spans_dropped.get()), (3, 2));
 }
 
 #[tokio::test]
@@ -326,10 +262,7 @@ async fn the_end_does_not_wait_for_a_silent_collector() {
     sink.emit(span(1));
     sink.emit(span(2));
     timeout(export.finish(Duration::from_millis(50))).await;
-    assert_eq!(
-        (metrics.spans_exported.get(), metrics.spans_dropped.get()),
-        (0, 2)
-    );
+    assert_eq!((metrics.spans_exported.get(), metrics.spans_dropped.get()), (0, 2));
 }
 
 #[tokio::test]
@@ -341,14 +274,7 @@ async fn without_a_collector_nothing_is_queued_or_counted() {
 
 #[tokio::test]
 async fn an_unusable_address_is_named_with_what_to_write() {
-    for address in [
-        "https://collector:4317",
-        "collector:4317",
-        "",
-        "http://",
-        "grpc://a",
-        "http://a b",
-    ] {
+    for address in ["https://collector:4317", "collector:4317", "", "http://", "grpc://a", "http://a b"] {
         let options = SpanOptions::new(address);
         let error = start(&options, &Metrics::new(), &Handle::current()).unwrap_err();
         let message = error.to_string();

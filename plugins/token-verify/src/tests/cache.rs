@@ -63,18 +63,9 @@ fn a_token_with_the_same_end_is_another_token() {
     for at in 0..good.len() - 8 {
         let mut other = good.clone().into_bytes();
         other[at] = if other[at] == b'A' { b'B' } else { b'A' };
-        assert_eq!(
-            status(&policy, &call(&String::from_utf8(other).unwrap())),
-            401,
-            "{at}"
-        );
+        assert_eq!(status(&policy, &call(&String::from_utf8(other).unwrap())), 401, "{at}");
     }
-    for other in [
-        format!("x{good}"),
-        good[1..].to_owned(),
-        end.to_owned(),
-        format!("a.b.{end}"),
-    ] {
+    for other in [format!("x{good}"), good[1..].to_owned(), end.to_owned(), format!("a.b.{end}")] {
         assert_eq!(status(&policy, &call(&other)), 401, "{other}");
     }
 }
@@ -82,11 +73,7 @@ fn a_token_with_the_same_end_is_another_token() {
 #[test]
 fn refused_tokens_are_not_kept() {
     let policy = verifying(json!({}));
-    for bad in [
-        token(json!({ "exp": NOW })),
-        token(json!({ "aud": "x" })),
-        "a.b.c".to_owned(),
-    ] {
+    for bad in [token(json!({ "exp": NOW })), token(json!({ "aud": "x" })), "a.b.c".to_owned()] {
         assert_eq!(status(&policy, &call(&bad)), 401);
     }
     assert_eq!(known(&policy), 0);
@@ -104,30 +91,14 @@ fn the_cache_is_bounded_and_counts_its_bytes() {
     };
     let mut cache = Cache::default();
     // A multiplication scatters the ends as a signature would.
-    let token = |n: u64| {
-        [
-            [b'a'; 700].as_slice(),
-            &n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes(),
-        ]
-        .concat()
-    };
+    let token = |n: u64| [[b'a'; 700].as_slice(), &n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()].concat();
     for n in 0..20_000 {
         cache.insert(&token(n), verified(100));
         assert!(cache.get(&token(n)).is_some());
     }
-    assert!(
-        cache.bytes() <= 4 << 20 && cache.len() > 3000,
-        "{} in {} bytes",
-        cache.len(),
-        cache.bytes()
-    );
+    assert!(cache.bytes() <= 4 << 20 && cache.len() > 3000, "{} in {} bytes", cache.len(), cache.bytes());
     // Room is made at random: some of the oldest are still there, and most of the newest.
-    assert!(
-        (19_000..20_000)
-            .filter(|n| cache.get(&token(*n)).is_some())
-            .count()
-            > 700
-    );
+    assert!((19_000..20_000).filter(|n| cache.get(&token(*n)).is_some()).count() > 700);
     // Putting one in again and again takes no room of others, then or later.
     let mut cache = Cache::default();
     for n in (0..10_000).map(|_| 0).chain(0..100) {
@@ -142,15 +113,7 @@ fn the_cache_is_bounded_and_counts_its_bytes() {
 fn many_tokens_go_through_without_end() {
     let policy = verifying(json!({}));
     for n in 0..300 {
-        assert_eq!(
-            status(
-                &policy,
-                &call(&token(
-                    json!({ "sub": n.to_string(), "pad": "x".repeat(5_000) })
-                ))
-            ),
-            200
-        );
+        assert_eq!(status(&policy, &call(&token(json!({ "sub": n.to_string(), "pad": "x".repeat(5_000) })))), 200);
     }
     assert_eq!(known(&policy), 300);
 }
@@ -165,10 +128,7 @@ fn tokens_are_compared_in_full() {
             let mut other = whole.to_vec();
             other[at] ^= 1;
             assert!(!same(whole, &other), "{length} {at}");
-            assert!(
-                !same(whole, &whole[..at]) && !same(&whole[..at], whole),
-                "{length} {at}"
-            );
+            assert!(!same(whole, &whole[..at]) && !same(&whole[..at], whole), "{length} {at}");
         }
     }
 }

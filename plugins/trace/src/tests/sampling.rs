@@ -32,9 +32,7 @@ fn the_trace_id_decides_so_that_all_hops_agree() {
 fn the_share_of_new_traces_is_the_one_configured() {
     for (sample, least, most) in [(0.0, 0, 0), (0.01, 60, 140), (0.5, 4800, 5200), (1.0, 10_000, 10_000)] {
         let policy = policy(json!({ "sample": sample }));
-        let sampled = (0..10_000)
-            .filter(|_| traceparent(&sent(&policy, &Call::new(), &[])).2 == "01")
-            .count();
+        let sampled = (0..10_000).filter(|_| traceparent(&sent(&policy, &Call::new(), &[])).2 == "01").count();
         assert!((least..=most).contains(&sampled), "{sampled} of 10 000 at {sample}");
     }
 }

@@ -9,10 +9,7 @@ fn a_call_without_a_trace_starts_one() {
     let (trace, ..) = traceparent(&through(json!({}), &[]));
     assert_ne!(trace, TRACE);
     let policy = policy(json!({}));
-    let (one, two) = (
-        traceparent(&sent(&policy, &Call::new(), &[])),
-        traceparent(&sent(&policy, &Call::new(), &[])),
-    );
+    let (one, two) = (traceparent(&sent(&policy, &Call::new(), &[])), traceparent(&sent(&policy, &Call::new(), &[])));
     assert!(one.0 != two.0 && one.1 != two.1, "each its own");
 }
 
@@ -107,30 +104,17 @@ fn several_traceparents_restart_the_trace() {
 
 #[test]
 fn only_flags_that_are_known_are_handed_on() {
-    for (received, expected) in [
-        ("00", "00"),
-        ("01", "01"),
-        ("02", "02"),
-        ("03", "03"),
-        ("ff", "03"),
-        ("fc", "00"),
-        ("09", "01"),
-    ] {
+    for (received, expected) in
+        [("00", "00"), ("01", "01"), ("02", "02"), ("03", "03"), ("ff", "03"), ("fc", "00"), ("09", "01")]
+    {
         let value = format!("00-{TRACE}-{SPAN}-{received}");
-        assert_eq!(
-            traceparent(&through(json!({}), &[("traceparent", &value)])).2,
-            expected,
-            "{received}"
-        );
+        assert_eq!(traceparent(&through(json!({}), &[("traceparent", &value)])).2, expected, "{received}");
     }
 }
 
 #[test]
 fn a_tracestate_without_a_traceparent_is_dropped() {
-    assert_eq!(
-        get(&through(json!({}), &[("tracestate", "foo=1,bar=2")]), "tracestate"),
-        None
-    );
+    assert_eq!(get(&through(json!({}), &[("tracestate", "foo=1,bar=2")]), "tracestate"), None);
 }
 
 #[test]
@@ -160,11 +144,7 @@ fn a_valid_tracestate_is_sent_on_untouched() {
         let fields = through(json!({}), &[("traceparent", PARENT), ("tracestate", state)]);
         assert_eq!(get(&fields, "tracestate"), Some(state.as_str()));
     }
-    assert_eq!(
-        valid.last().unwrap().len(),
-        512,
-        "the longest that every participant has to send on"
-    );
+    assert_eq!(valid.last().unwrap().len(), 512, "the longest that every participant has to send on");
 }
 
 #[test]
@@ -206,16 +186,10 @@ fn a_long_tracestate_loses_long_members_first_and_then_the_last() {
     let short = |n: usize| format!("m{n:02}={}", "v".repeat(20));
     let received = [long("a"), short(1), long("b"), short(2), long("c")].join(",");
     let fields = through(json!({}), &[("traceparent", PARENT), ("tracestate", &received)]);
-    assert_eq!(
-        get(&fields, "tracestate"),
-        Some([long("a"), short(1), long("b"), short(2)].join(",").as_str())
-    );
+    assert_eq!(get(&fields, "tracestate"), Some([long("a"), short(1), long("b"), short(2)].join(",").as_str()));
 
     let received: Vec<String> = (0..32).map(short).collect();
-    let fields = through(
-        json!({}),
-        &[("traceparent", PARENT), ("tracestate", &received.join(","))],
-    );
+    let fields = through(json!({}), &[("traceparent", PARENT), ("tracestate", &received.join(","))]);
     let kept = get(&fields, "tracestate").unwrap();
     assert_eq!(kept, received[..20].join(","));
     assert!(kept.len() <= 512 && kept.len() + 25 > 512);

@@ -75,37 +75,22 @@ impl Deed {
         match self {
             Self::HugeReply => Reply::error(200, "", "").body(vec![b'x'; HUGE]).into(),
             Self::BadStatus => Verdict::reply(99, "no such status"),
-            Self::OutOfRange => Amendment {
-                service: Some(ServiceId(u32::MAX)),
-                ..Amendment::new()
-            }
-            .into(),
+            Self::OutOfRange => Amendment { service: Some(ServiceId(u32::MAX)), ..Amendment::new() }.into(),
             _ => self
                 .edits()
                 .into_iter()
-                .fold(Amendment::new(), |amendment, (name, value)| {
-                    amendment.append(name, value)
-                })
+                .fold(Amendment::new(), |amendment, (name, value)| amendment.append(name, value))
                 .into(),
         }
     }
 
     pub fn attempt(self) -> Attempt {
         match self {
-            Self::HugeReply => Attempt::Refuse(Refusal {
-                reason: "x".repeat(HUGE),
-                ..Refusal::default()
-            }),
+            Self::HugeReply => Attempt::Refuse(Refusal { reason: "x".repeat(HUGE), ..Refusal::default() }),
             // To refuse whatever is picked is allowed, and ends when no endpoint is left.
-            Self::OutOfRange => Attempt::Refuse(Refusal {
-                retry_after: Some(Duration::MAX),
-                ..Refusal::default()
-            }),
+            Self::OutOfRange => Attempt::Refuse(Refusal { retry_after: Some(Duration::MAX), ..Refusal::default() }),
             _ => Attempt::Amend(
-                self.edits()
-                    .into_iter()
-                    .map(|(name, value)| weir_sdk::Edit::Append(name, value))
-                    .collect(),
+                self.edits().into_iter().map(|(name, value)| weir_sdk::Edit::Append(name, value)).collect(),
             ),
         }
     }
@@ -113,10 +98,7 @@ impl Deed {
     pub fn decision(self) -> Decision {
         match self {
             Self::HugeReply => Decision::DeadLetter("x".repeat(HUGE)),
-            Self::OutOfRange => Decision::Retry {
-                after: Duration::MAX,
-                elsewhere: true,
-            },
+            Self::OutOfRange => Decision::Retry { after: Duration::MAX, elsewhere: true },
             _ => Decision::Accept,
         }
     }

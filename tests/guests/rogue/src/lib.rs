@@ -48,11 +48,7 @@ impl Rogue {
 #[policy(reads = ["x-rogue"], tick = 50, max_body = 65536)]
 impl Policy for Rogue {
     fn configure(&mut self, _: &mut Needs) -> Result<()> {
-        if self.place == Place::Configure {
-            self.deed.act()
-        } else {
-            Ok(())
-        }
+        if self.place == Place::Configure { self.deed.act() } else { Ok(()) }
     }
 
     fn on_request(&self, exchange: &Exchange) -> Result<Verdict> {
@@ -61,11 +57,7 @@ impl Policy for Rogue {
     }
 
     fn on_endpoints(&self, _: ServiceId, _: &[Endpoint]) -> Result<()> {
-        if self.place == Place::OnEndpoints {
-            self.deed.act()
-        } else {
-            Ok(())
-        }
+        if self.place == Place::OnEndpoints { self.deed.act() } else { Ok(()) }
     }
 
     fn pick(&self, exchange: &Exchange, tried: &[EndpointId]) -> Result<Option<EndpointId>> {

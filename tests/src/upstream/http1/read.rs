@@ -44,9 +44,7 @@ impl<R: AsyncRead + Unpin> Incoming<'_, R> {
                 return Err(invalid("the head is too long"));
             }
             match self.fill().await {
-                Err(error)
-                    if error.kind() == io::ErrorKind::UnexpectedEof && self.buffer.is_empty() =>
-                {
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && self.buffer.is_empty() => {
                     return Ok(None);
                 }
                 filled => filled?,
@@ -55,11 +53,7 @@ impl<R: AsyncRead + Unpin> Incoming<'_, R> {
     }
 
     /// Reads the body, and the trailers if it has any, into `received`.
-    pub(super) async fn body(
-        &mut self,
-        framing: BodyFraming,
-        received: &mut Received,
-    ) -> io::Result<()> {
+    pub(super) async fn body(&mut self, framing: BodyFraming, received: &mut Received) -> io::Result<()> {
         match framing {
             BodyFraming::Length(length) => received.body = self.take(length).await?,
             BodyFraming::Chunked => {
@@ -88,10 +82,7 @@ impl<R: AsyncRead + Unpin> Incoming<'_, R> {
             if line.is_empty() {
                 return Ok(trailers);
             }
-            let Some((name, value)) = line
-                .split_once(':')
-                .filter(|_| trailers.len() < FIELD_LIMIT)
-            else {
+            let Some((name, value)) = line.split_once(':').filter(|_| trailers.len() < FIELD_LIMIT) else {
                 return Err(invalid("a trailer is malformed, or there are too many"));
             };
             trailers.push((name.to_owned(), Bytes::from(value.trim().to_owned())));
@@ -137,13 +128,8 @@ fn parse(buffer: &[u8], connection: u64) -> io::Result<Option<(Head, usize)>> {
         Ok(httparse::Status::Partial) => return Ok(None),
         Err(error) => return Err(invalid(&error.to_string())),
     };
-    let version = if request.version == Some(0) {
-        Version::HTTP_10
-    } else {
-        Version::HTTP_11
-    };
-    let field =
-        |field: &httparse::Header<'_>| (field.name.to_owned(), Bytes::copy_from_slice(field.value));
+    let version = if request.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
+    let field = |field: &httparse::Header<'_>| (field.name.to_owned(), Bytes::copy_from_slice(field.value));
     let mut received = Received {
         at: Instant::now(),
         connection,
@@ -181,23 +167,17 @@ fn framing(request: &Received) -> io::Result<BodyFraming> {
         ([length], []) => {
             let digits = length.bytes().all(|byte| byte.is_ascii_digit());
             let length = length.parse().ok().filter(|_| digits);
-            length
-                .map(BodyFraming::Length)
-                .ok_or_else(|| invalid("content-length is not a number"))
+            length.map(BodyFraming::Length).ok_or_else(|| invalid("content-length is not a number"))
         }
         ([], [coding]) if coding.eq_ignore_ascii_case("chunked") => Ok(BodyFraming::Chunked),
-        _ => Err(invalid(
-            "content-length and transfer-encoding contradict each other or repeat",
-        )),
+        _ => Err(invalid("content-length and transfer-encoding contradict each other or repeat")),
     }
 }
 
 fn chunk_size(line: &str) -> io::Result<usize> {
     let digits = line.split(';').next().unwrap_or_default().trim_end();
     let hexadecimal = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let size = usize::from_str_radix(digits, 16)
-        .ok()
-        .filter(|_| hexadecimal);
+    let size = usize::from_str_radix(digits, 16).ok().filter(|_| hexadecimal);
     size.ok_or_else(|| invalid("a chunk size is malformed"))
 }
 

@@ -41,20 +41,14 @@ fn a_connection_that_breaks_after_the_request_is_reported_as_reused() {
         let world = World::new(server.address, HTTP1);
         assert_eq!(world.text().await, "ok");
         let error = world.failure().await;
-        assert_eq!(
-            (error.failure, error.reached, error.reused),
-            (SendFailure::Reset, true, true)
-        );
+        assert_eq!((error.failure, error.reached, error.reused), (SendFailure::Reset, true, true));
         let said = format!("{} closed the connection before it answered", server.address);
         assert_eq!(error.message, said);
         assert_eq!(server.accepted.get(), 1);
 
         let server = scripted(&[b""]).await;
         let error = World::new(server.address, HTTP1).failure().await;
-        assert_eq!(
-            (error.failure, error.reached, error.reused),
-            (SendFailure::Reset, true, false)
-        );
+        assert_eq!((error.failure, error.reached, error.reused), (SendFailure::Reset, true, false));
     });
 }
 
@@ -65,10 +59,7 @@ fn a_refused_connection_did_not_reach_the_endpoint() {
         let world = World::new(address, HTTP1);
         let error = world.failure().await;
         assert_eq!((error.failure, error.reached), (SendFailure::Connect, false));
-        assert_eq!(
-            error.message,
-            format!("cannot connect to {address}: connection refused")
-        );
+        assert_eq!(error.message, format!("cannot connect to {address}: connection refused"));
         assert_eq!((world.gauges(), world.counts().open), ((0, 0), 0));
     });
 }
@@ -91,20 +82,11 @@ fn an_upgraded_connection_is_a_tunnel_and_counts_as_open() {
                 let (mut reader, mut writer) = tokio::io::split(TokioIo::new(upgrade.await.unwrap()));
                 drop(tokio::io::copy(&mut reader, &mut writer).await);
             });
-            let answer = Response::builder()
-                .status(101)
-                .header("connection", "upgrade")
-                .header("upgrade", "echo");
+            let answer = Response::builder().status(101).header("connection", "upgrade").header("upgrade", "echo");
             answer.body(text("")).unwrap()
         })
         .await;
-        let world = World::new(
-            server.address,
-            ServiceOptions {
-                max_connections: 1,
-                ..HTTP1
-            },
-        );
+        let world = World::new(server.address, ServiceOptions { max_connections: 1, ..HTTP1 });
         let mut request = request("GET", text(""));
         request.headers_mut().insert("connection", "upgrade".parse().unwrap());
         request.headers_mut().insert("upgrade", "echo".parse().unwrap());
@@ -165,18 +147,9 @@ fn a_body_that_fails_is_not_the_endpoints_fault() {
 #[test]
 fn an_answer_that_is_not_http_is_a_protocol_failure() {
     on_worker(async {
-        let fields = |count| {
-            format!(
-                "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n{}\r\n",
-                "a: b\r\n".repeat(count)
-            )
-        };
+        let fields = |count| format!("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n{}\r\n", "a: b\r\n".repeat(count));
         let (fine, over): (&'static str, &'static str) = (fields(200).leak(), fields(300).leak());
-        for answer in [
-            "SSH-2.0-OpenSSH_9.9\r\n\r\n",
-            "HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n",
-            over,
-        ] {
+        for answer in ["SSH-2.0-OpenSSH_9.9\r\n\r\n", "HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n", over] {
             let server = scripted(&*vec![answer.as_bytes()].leak()).await;
             let error = World::new(server.address, HTTP1).failure().await;
             assert_eq!((error.failure, error.reached), (SendFailure::Protocol, true), "{error}");

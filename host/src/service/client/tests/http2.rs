@@ -98,15 +98,7 @@ fn a_hundred_requests_share_one_connection() {
         }
         assert_eq!(server.accepted.get(), 1);
         assert_eq!(world.gauges(), (1, 1));
-        assert_eq!(
-            world.counts(),
-            Counts {
-                endpoints: 1,
-                open: 1,
-                idle: 1,
-                waiting: 0
-            }
-        );
+        assert_eq!(world.counts(), Counts { endpoints: 1, open: 1, idle: 1, waiting: 0 });
     });
 }
 
@@ -137,13 +129,7 @@ fn beyond_all_connections_as_many_requests_wait_as_run() {
     on_worker(async {
         let (gate, handler) = gated();
         let server = server_with(1, Rc::default(), handler).await;
-        let world = World::new(
-            server.address,
-            ServiceOptions {
-                max_connections: 1,
-                ..HTTP2
-            },
-        );
+        let world = World::new(server.address, ServiceOptions { max_connections: 1, ..HTTP2 });
         for _ in 0..2 {
             gate.open();
             world.text().await;
@@ -210,12 +196,7 @@ fn a_refused_stream_did_not_reach_the_endpoint() {
             let error = world.failure().await;
             assert_eq!((error.failure, error.reached), (SendFailure::Reset, reached), "{error}");
             assert!(!error.reused);
-            assert!(
-                error
-                    .message
-                    .starts_with(&format!("{} reset the stream: ", server.address)),
-                "{error}"
-            );
+            assert!(error.message.starts_with(&format!("{} reset the stream: ", server.address)), "{error}");
             // The connection lives.
             assert_eq!(world.gauges(), (1, 1));
         }
@@ -258,10 +239,7 @@ fn a_failed_connect_fails_all_that_wait_and_no_others() {
         for request in waiting {
             let error = request.await.unwrap().unwrap_err();
             assert_eq!((error.failure, error.reached), (SendFailure::Connect, false));
-            assert_eq!(
-                error.message,
-                format!("cannot connect to {address}: connection refused")
-            );
+            assert_eq!(error.message, format!("cannot connect to {address}: connection refused"));
         }
         assert_eq!((world.gauges(), world.counts().open), ((0, 0), 0));
         let error = world.failure().await;
@@ -369,10 +347,7 @@ fn an_endpoint_that_speaks_something_else_is_a_protocol_failure() {
     on_worker(async {
         let server = listen(|mut stream| async move {
             read_head(&mut stream).await;
-            stream
-                .write_all(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n")
-                .await
-                .unwrap();
+            stream.write_all(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n").await.unwrap();
             drop(stream.read_to_end(&mut Vec::new()).await);
         })
         .await;
@@ -396,11 +371,7 @@ fn a_change_of_protocol_closes_what_speaks_the_other() {
             if &first == b"PRI" {
                 drop(Builder::new(Local).serve_connection(stream, service).await);
             } else {
-                drop(
-                    hyper::server::conn::http1::Builder::new()
-                        .serve_connection(stream, service)
-                        .await,
-                );
+                drop(hyper::server::conn::http1::Builder::new().serve_connection(stream, service).await);
             }
         })
         .await;

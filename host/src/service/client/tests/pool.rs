@@ -78,21 +78,11 @@ fn a_fresh_connection_is_never_an_idle_one() {
         let server = http1_server(hello).await;
         // Also where the limit has room for no other.
         for (max_connections, open) in [(8, 2), (1, 1)] {
-            let world = World::new(
-                server.address,
-                ServiceOptions {
-                    max_connections,
-                    ..HTTP1
-                },
-            );
+            let world = World::new(server.address, ServiceOptions { max_connections, ..HTTP1 });
             server.accepted.set(0);
             assert_eq!(world.text().await, "hello");
-            let sent = world.clients.send_fresh(
-                &world.service,
-                &world.endpoint,
-                &world.options,
-                request("GET", text("")),
-            );
+            let sent =
+                world.clients.send_fresh(&world.service, &world.endpoint, &world.options, request("GET", text("")));
             assert_eq!(read(sent.await.unwrap()).await, "hello");
             assert_eq!(server.accepted.get(), 2);
             assert_eq!(world.gauges(), (open, open));
@@ -105,13 +95,7 @@ fn requests_beyond_max_connections_wait_in_turn() {
     on_worker(async {
         let (gate, handler) = gated();
         let server = http1_server(handler).await;
-        let world = World::new(
-            server.address,
-            ServiceOptions {
-                max_connections: 1,
-                ..HTTP1
-            },
-        );
+        let world = World::new(server.address, ServiceOptions { max_connections: 1, ..HTTP1 });
         let mut answers = Vec::new();
         for _ in 0..5 {
             answers.push(world.start());
@@ -123,15 +107,7 @@ fn requests_beyond_max_connections_wait_in_turn() {
             assert_eq!(answer.await.unwrap().unwrap(), (number + 1).to_string());
         }
         assert_eq!(server.accepted.get(), 1);
-        assert_eq!(
-            world.counts(),
-            Counts {
-                endpoints: 1,
-                open: 1,
-                idle: 1,
-                waiting: 0
-            }
-        );
+        assert_eq!(world.counts(), Counts { endpoints: 1, open: 1, idle: 1, waiting: 0 });
     });
 }
 
@@ -140,13 +116,7 @@ fn who_gives_up_waiting_leaves_its_turn_to_the_next() {
     on_worker(async {
         let (gate, handler) = gated();
         let server = http1_server(handler).await;
-        let world = World::new(
-            server.address,
-            ServiceOptions {
-                max_connections: 1,
-                ..HTTP1
-            },
-        );
+        let world = World::new(server.address, ServiceOptions { max_connections: 1, ..HTTP1 });
         let first = world.start();
         eventually(|| gate.arrived.get() == 1).await;
         let mut second = Box::pin(world.get());
@@ -169,13 +139,7 @@ fn who_comes_later_does_not_overtake_those_that_wait() {
     on_worker(async {
         let (gate, handler) = gated();
         let server = http1_server(handler).await;
-        let world = World::new(
-            server.address,
-            ServiceOptions {
-                max_connections: 1,
-                ..HTTP1
-            },
-        );
+        let world = World::new(server.address, ServiceOptions { max_connections: 1, ..HTTP1 });
         let first = world.start();
         eventually(|| gate.arrived.get() == 1).await;
         let mut second = pin!(world.get());
@@ -197,14 +161,7 @@ fn a_full_queue_is_overload() {
     on_worker(async {
         let (_gate, handler) = gated();
         let server = http1_server(handler).await;
-        let world = World::new(
-            server.address,
-            ServiceOptions {
-                max_connections: 1,
-                max_pending: 3,
-                ..HTTP1
-            },
-        );
+        let world = World::new(server.address, ServiceOptions { max_connections: 1, max_pending: 3, ..HTTP1 });
         let waiting: Vec<_> = (0..=3).map(|_| world.start()).collect();
         eventually(|| world.counts().waiting == 3).await;
         let error = world.failure().await;
@@ -256,9 +213,7 @@ fn a_retired_endpoint_ends_what_it_began() {
         gate.open();
         eventually(|| world.gauges() == (2, 1)).await;
         let address = server.address.to_string();
-        world
-            .clients
-            .retire(|service, kept| service == "orders" && kept == address);
+        world.clients.retire(|service, kept| service == "orders" && kept == address);
         assert_eq!(world.counts().open, 2);
         world.clients.retire(|_, kept| kept != address);
         assert_eq!(world.counts(), Counts::default());
