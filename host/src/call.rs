@@ -40,6 +40,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tunnel::Upgrade;
 
+/// The longest wait between two attempts of an exchange without a deadline.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(60 * 60);
+
 /// What is answered, and by whom.
 enum Answer {
     /// The endpoint, which is busy with the exchange until the body ends.
@@ -202,7 +205,7 @@ impl Walk<'_> {
             };
             if let Decision::Retry { after, elsewhere } = decision
                 && outcome.repeatable
-                && exchange.remaining().is_none_or(|left| after < left)
+                && after < exchange.remaining().unwrap_or(LONGEST_BACKOFF)
                 && self.may_retry(exchange)
             {
                 if elsewhere && !tried.contains(&endpoint.id) {

@@ -56,7 +56,7 @@ impl Case {
         };
         format!(
             "[policy.{name}]\nplugin = \"rogue\"\non-error = \"{on_error}\"\nlimits = {{ {limits} }}\nconfig = {{ in = \"{hook}\", do = \"{deed}\" }}\n\
-             [[route]]\nmatch = {{ host = \"{name}\" }}\nservice = \"service\"\nchain = \"{name}\"\n"
+             [[route]]\nmatch = {{ host = \"{name}\" }}\nservice = \"service\"\ntimeout = \"none\"\nchain = \"{name}\"\n"
         )
     }
 }

@@ -56,7 +56,7 @@ impl State {
             // `trap_on_grow_failure`: a guest that cannot have more memory has no good way on.
             limits: StoreLimitsBuilder::new()
                 .memory_size(memory)
-                .memories(4)
+                .memories(1)
                 .tables(16)
                 .table_elements(100_000)
                 .instances(64)
