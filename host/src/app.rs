@@ -45,6 +45,8 @@ pub struct Running {
 /// # Errors
 /// Everything that is wrong with the configuration; or a socket, thread or collector that cannot be had.
 pub fn start(file: &Path, metrics: Metrics, output: impl Write + Send + 'static) -> Result<Running, Problems> {
+    // Before it is parsed, so that a change that comes in between is seen at the first look.
+    let text = std::fs::read(file).ok();
     let config = config::load(file)?;
     let whole = |message: String| Problems::from(vec![Problem::new(file, config::Position::FILE, message)]);
     let control = Builder::new_multi_thread()
@@ -62,7 +64,7 @@ pub fn start(file: &Path, metrics: Metrics, output: impl Write + Send + 'static)
     let engine =
         PluginEngine::new().map_err(|error| whole(format!("cannot start the WebAssembly engine: {error:#}")))?;
     let node = Arc::new(Node::new(engine, Arc::new(telemetry), &config));
-    let (reloader, built) = first_load(node.clone(), file, config.clone())?;
+    let (reloader, built) = first_load(node.clone(), file, text, config.clone())?;
 
     let count = config
         .node
@@ -97,8 +99,13 @@ pub fn start(file: &Path, metrics: Metrics, output: impl Write + Send + 'static)
 }
 
 /// Loads plugins and builds the first snapshot.
-fn first_load(node: Arc<Node>, file: &Path, config: Config) -> Result<(Reloader, Built), Problems> {
-    let (reloader, built) = Reloader::start(node, file, config)?;
+fn first_load(
+    node: Arc<Node>,
+    file: &Path,
+    text: Option<Vec<u8>>,
+    config: Config,
+) -> Result<(Reloader, Built), Problems> {
+    let (reloader, built) = Reloader::start(node, file, text, config)?;
     if !built.refused.is_empty() {
         return Err(built.refused.into());
     }
@@ -116,7 +123,7 @@ pub fn check(file: &Path) -> Result<Config, Problems> {
     let config = config::load(file)?;
     let whole = |message: String| Problems::from(vec![Problem::new(file, config::Position::FILE, message)]);
     let (_control, node) = idle_node(&config).map_err(whole)?;
-    let (reloader, built) = Reloader::start(node, file, config.clone())?;
+    let (reloader, built) = Reloader::start(node, file, None, config.clone())?;
     let problems: Vec<Problem> =
         built.refused.into_iter().chain(built.unusable).chain(reloader.problems(&config)).collect();
     if problems.is_empty() { Ok(config) } else { Err(problems.into()) }

@@ -37,12 +37,16 @@ pub struct Reloader {
 }
 
 impl Reloader {
-    /// The first load: reads all plugins and builds the first snapshot.
+    /// The first load: reads all plugins and builds the first snapshot. `text` is what the configuration was read from.
     ///
     /// # Errors
     /// Everything that is wrong with the configuration.
-    pub fn start(node: Arc<Node>, file: &Path, config: Config) -> Result<(Self, Built), Vec<Problem>> {
-        let text = std::fs::read(file).ok();
+    pub fn start(
+        node: Arc<Node>,
+        file: &Path,
+        text: Option<Vec<u8>>,
+        config: Config,
+    ) -> Result<(Self, Built), Vec<Problem>> {
         let config = Arc::new(config);
         let mut this = Self {
             node: node.clone(),
