@@ -166,16 +166,28 @@ impl Walk<'_> {
         let mut refused = Refused::default();
         let mut backoff = Duration::ZERO;
         loop {
+            // Without time there is no attempt, and nothing that could count against an endpoint.
+            if exchange.remaining().is_some_and(|left| left.is_zero()) {
+                exchange.failure = Some(FailureKind::Timeout);
+                return Err(ProxyError::new(ErrorKind::Timeout, "the deadline passed before an attempt").into());
+            }
             let mut attempt_parts = parts.clone();
             let mut head = RequestHead { parts: &mut attempt_parts, walk: self };
             let endpoint = self.pick(exchange, &head, &tried, &refused)?;
             exchange.attempt += 1;
-            if let Attempt::Refused(refusal) = self.chain.on_attempt(exchange, endpoint.id, &mut head)? {
+            let said = self.chain.on_attempt(exchange, endpoint.id, &mut head);
+            if !matches!(said, Ok(Attempt::Proceed)) {
                 exchange.attempt -= 1;
+            }
+            if let Attempt::Refused(refusal) = said? {
                 if refusal.every_endpoint {
                     return Err(Refusal::of_endpoint(&exchange.service.name, refusal));
                 }
                 refused.add(endpoint.id, refusal);
+                if refused.endpoints.len() % 16 == 0 {
+                    // A large service of which a policy refuses all must not hold up the worker's other exchanges.
+                    tokio::task::yield_now().await;
+                }
                 continue;
             }
             if exchange.attempt == 1 {

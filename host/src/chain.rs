@@ -19,6 +19,9 @@ use std::borrow::Cow;
 use std::rc::Rc;
 use std::time::Duration;
 
+/// The longest name and the longest value of an attribute, in bytes together.
+const MAX_ATTRIBUTE: usize = 8 * 1024;
+
 /// The most edits, and the most attributes, of one amendment.
 const MAX_EDITS: usize = 256;
 
@@ -339,6 +342,9 @@ impl Chain {
             }
             types::Verdict::Amend(amendment) => amendment,
         };
+        if amendment.attributes.iter().any(|(name, value)| name.len() + value.len() > MAX_ATTRIBUTE) {
+            return Err(bound.broke(hook, format!("it set an attribute of more than {MAX_ATTRIBUTE} bytes")));
+        }
         if amendment.edits.len() + amendment.attributes.len() > MAX_EDITS {
             return Err(bound.broke(hook, format!("it amended more than {MAX_EDITS} fields and attributes")));
         }

@@ -13,7 +13,7 @@ use crate::outcome::FailureKind;
 use bytes::Bytes;
 pub use caller::{Caller, REQUEST_ID};
 pub use grpc::{grpc_status, grpc_trailers, is_grpc};
-use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use serde::Serialize;
 use std::time::Duration;
@@ -286,6 +286,11 @@ fn answer(
             }
             _ => {}
         }
+    }
+    // On HTTP/1 hyper does this; on HTTP/2 it would send the body.
+    if caller.head && caller.http2 && !response.body().is_empty() {
+        headers.insert(CONTENT_LENGTH, response.body().len().into());
+        *response.body_mut() = Bytes::new();
     }
     *response.headers_mut() = headers;
     response

@@ -206,11 +206,10 @@ impl Service {
         let _one_at_a_time = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.endpoints.load_full();
         let Some(by_id) = next(&before) else { return false };
-        let set = EndpointSet { version: before.version + 1, by_id };
+        self.endpoints.store(Arc::new(EndpointSet { version: before.version + 1, by_id }));
         if let Some(least) = self.least.get() {
-            least.rebuild(&set);
+            least.rebuild(&self.endpoints.load());
         }
-        self.endpoints.store(Arc::new(set));
         true
     }
 
@@ -226,6 +225,7 @@ impl Service {
     /// The endpoint with the fewest exchanges in flight for its weight, in O(log n).
     pub fn least_loaded(&self, avoid: &[u32], now: u64) -> Option<u32> {
         let least = self.least.get_or_init(|| {
+            let _no_change = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
             let least = LeastLoaded::default();
             least.rebuild(&self.endpoints.load());
             least

@@ -325,6 +325,10 @@ impl Relay {
         if self.ended {
             return Poll::Ready(None);
         }
+        // A caller that reads slowly finds the next piece ready each time, so the timer below would never run.
+        if self.exchange.deadline.is_some_and(|deadline| deadline <= std::time::Instant::now()) && !self.is_over() {
+            return self.break_off(FailureKind::Timeout, BodyError::Deadline);
+        }
         let next = match (self.first.pop_front(), &mut self.rest) {
             (Some(frame), _) => Poll::Ready(Some(Ok(frame))),
             (None, Some(rest)) => Pin::new(rest).poll_frame(context),

@@ -77,8 +77,11 @@ pub fn prepare(parts: &mut Parts, origin: &Origin, target: &Target, caller: &Cal
     headers.insert(HOST, target.host_field().clone());
     join_cookies(headers);
     headers.insert(REQUEST_ID, caller.id.clone());
-    if let Some(identity) = &origin.identity {
-        headers.insert(SERVICE_NAME, identity.clone());
+    match &origin.identity {
+        Some(identity) => drop(headers.insert(SERVICE_NAME, identity.clone())),
+        // Services take it for who calls, so it is believed no sooner than `x-forwarded-for` is.
+        None if !origin.trusted => drop(headers.remove(SERVICE_NAME)),
+        None => {}
     }
     set_forwarded(headers, origin, target);
 }

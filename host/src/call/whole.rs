@@ -20,9 +20,11 @@ impl Walk<'_> {
         };
         let whole = self.in_time(exchange, self.upload.whole(limit)).await;
         let whole = whole.map_err(|error| {
-            if !matches!(error, BodyError::Deadline) && !self.connection.is_malformed() {
-                exchange.failure = Some(FailureKind::Cancelled);
-            }
+            exchange.failure = match error {
+                BodyError::Deadline => Some(FailureKind::Timeout),
+                _ if self.connection.is_malformed() => None,
+                _ => Some(FailureKind::Cancelled),
+            };
             broken("the request's body", ErrorKind::BadRequest, &error)
         })?;
         let Some(body) = whole else { return Ok(()) };
@@ -46,7 +48,11 @@ impl Walk<'_> {
             return Ok(());
         }
         let whole = self.in_time(exchange, response.body_mut().whole(limit)).await;
-        let whole = whole.map_err(|error| broken("the answer's body", ErrorKind::Reset, &error))?;
+        let whole = whole.map_err(|error| {
+            let deadline = matches!(error, BodyError::Deadline);
+            exchange.failure = Some(if deadline { FailureKind::Timeout } else { FailureKind::Reset });
+            broken("the answer's body", ErrorKind::Reset, &error)
+        })?;
         let Some(body) = whole else { return Ok(()) };
         if let Some(body) = self.chain.on_body(exchange, BodyOf::Response, &body)? {
             set_length(response.headers_mut(), body.len());

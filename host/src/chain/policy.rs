@@ -26,7 +26,12 @@ struct Slot {
     instance: Option<Instance>,
     /// The version of each service's endpoints that the instance was last given, by the service's number.
     versions: Vec<u64>,
+    /// No instance could be made: why, and until when not to try again. An attempt may cost a lot of CPU.
+    failed: Option<(String, Instant)>,
 }
+
+/// How long no instance is made after one could not be.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// How a policy failed an exchange.
 #[derive(Debug, Clone)]
@@ -134,7 +139,7 @@ impl BoundPolicy {
                 }
                 result
             }
-            Err(why) => Err(HookError::Broken(why)),
+            Err(why) => return Err(self.error(hook, why)),
         };
         match result {
             Ok(answer) => Ok(answer),
@@ -209,18 +214,36 @@ impl BoundPolicy {
 impl Slot {
     fn ready(&mut self, policy: &Policy) -> Result<&mut Instance, String> {
         if self.instance.is_none() {
+            if let Some((why, until)) = &self.failed
+                && Instant::now() < *until
+            {
+                return Err(why.clone());
+            }
             let plugin = policy.plugin.as_ref().map_err(Clone::clone)?;
-            let (instance, _) = Instance::new(policy, plugin).map_err(|error| match error {
-                ConfigureError::Broken(why) => why,
-                ConfigureError::Problems(problems) => problems
-                    .into_iter()
-                    .map(|(pointer, message)| format!("{pointer} {message}"))
-                    .collect::<Vec<_>>()
-                    .join("; "),
-            })?;
-            self.instance = Some(instance);
+            match Instance::new(policy, plugin) {
+                Ok((instance, _)) => (self.instance, self.failed) = (Some(instance), None),
+                Err(error) => {
+                    let why = format!("no instance can be made: {}", reason(error));
+                    plugin.count_trap(&why);
+                    policy.context.telemetry.metrics.traps(&plugin.name).inc();
+                    tracing::warn!(policy = &*policy.name, plugin = &*plugin.name, "{why}");
+                    self.failed = Some((why.clone(), Instant::now() + PAUSE));
+                    return Err(why);
+                }
+            }
         }
         self.instance.as_mut().ok_or_else(|| "there is no instance".to_owned())
+    }
+}
+
+fn reason(error: ConfigureError) -> String {
+    match error {
+        ConfigureError::Broken(why) => why,
+        ConfigureError::Problems(problems) => {
+            let problems: Vec<String> =
+                problems.into_iter().map(|(pointer, message)| format!("{pointer} {message}")).collect();
+            problems.join("; ")
+        }
     }
 }
 

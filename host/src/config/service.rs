@@ -18,7 +18,8 @@ pub struct Listener {
     pub name: String,
     /// Port 0 lets the system choose.
     pub listen: SocketAddr,
-    /// Who calls through it: the subject of minted tokens and the value of `x-service-name`.
+    /// Who calls through it: the subject of minted tokens and the value of `x-service-name`. Without it the caller's own
+    /// `x-service-name` is kept where `trust-forwarded` says so, and removed otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub identity: Option<String>,
     /// Whether CONNECT is allowed.

@@ -7,8 +7,8 @@ wasmtime::component::bindgen!({
     imports: { default: trappable },
 });
 
-pub use weir::policy::types;
-pub use weir::policy::{cells, clock, crypto, endpoints, log, metrics, names, random, trace};
+pub use self::weir::policy::types;
+pub use self::weir::policy::{cells, clock, crypto, endpoints, log, metrics, names, random, trace};
 
 use super::imports::State;
 use wasmtime::component::{

@@ -2,7 +2,7 @@
 
 use super::is_grpc;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use rand::Rng;
 
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -18,6 +18,8 @@ pub struct Caller {
     pub id: HeaderValue,
     pub http2: bool,
     pub grpc: bool,
+    /// Whether the answer must not have a body (RFC 9110, section 9.3.2).
+    pub head: bool,
 }
 
 impl Caller {
@@ -26,6 +28,7 @@ impl Caller {
             id: given_id(&parts.headers).cloned().unwrap_or_else(new_id),
             http2: parts.version == Version::HTTP_2,
             grpc: is_grpc(&parts.headers),
+            head: parts.method == Method::HEAD,
         }
     }
 }

@@ -2,7 +2,7 @@ use super::*;
 use serde_json::{Value, json};
 
 fn caller(grpc: bool, http2: bool) -> Caller {
-    Caller { id: HeaderValue::from_static("id-1"), http2, grpc }
+    Caller { id: HeaderValue::from_static("id-1"), http2, grpc, head: false }
 }
 
 fn http() -> Caller {
@@ -279,4 +279,13 @@ fn a_grpc_status_is_a_number_or_nothing() {
     assert_eq!(with("14"), Some(14));
     assert_eq!([with(""), with("-1"), with("x"), with("99999999999")], [None; 4]);
     assert_eq!(grpc_status(&HeaderMap::new()), None);
+}
+
+#[test]
+fn an_answer_to_head_over_http2_has_the_length_and_not_the_body() {
+    let caller = Caller { head: true, ..caller(false, true) };
+    let response = respond(&error(ErrorKind::NoRoute), &caller);
+    let length = respond(&error(ErrorKind::NoRoute), &http()).body().len().to_string();
+    assert_eq!((response.status().as_u16(), header(&response, "content-length")), (404, Some(length.as_str())));
+    assert!(response.body().is_empty());
 }

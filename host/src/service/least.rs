@@ -88,6 +88,8 @@ impl LeastLoaded {
 
     /// Starts over with another set of endpoints.
     pub fn rebuild(&self, set: &EndpointSet) {
+        // Before the loads are read: an update in between waits, and is not lost.
+        let mut current = self.lock();
         let leaves = set.by_id.len().next_power_of_two().max(1);
         let mut nodes = vec![NONE; 2 * leaves];
         for endpoint in set.iter() {
@@ -102,7 +104,7 @@ impl LeastLoaded {
                 *node = best;
             }
         }
-        *self.lock() = tree;
+        *current = tree;
     }
 
     /// The load of an endpoint has changed.

@@ -25,6 +25,8 @@ use super::metrics::Metrics;
 
 /// Most attributes that a span keeps.
 pub const MAX_ATTRIBUTES: usize = 128;
+/// Most bytes of each text that a span keeps. `tracestate` has 512 (W3C Trace Context, section 3.3.1.5).
+pub const MAX_TEXT: usize = 1024;
 /// Most links that a span keeps.
 pub const MAX_LINKS: usize = 32;
 
@@ -186,10 +188,23 @@ impl SpanSink {
         let Some(queue) = &self.0 else { return };
         span.attributes.truncate(MAX_ATTRIBUTES);
         span.links.truncate(MAX_LINKS);
+        for (name, value) in &mut span.attributes {
+            cut(name);
+            if let Value::Text(text) = value {
+                cut(text);
+            }
+        }
+        cut(&mut span.name);
+        cut(&mut span.trace_state);
+        span.error.as_mut().map(cut);
         if queue.spans.try_send(span).is_err() {
             queue.dropped.inc();
         }
     }
+}
+
+fn cut(text: &mut String) {
+    text.truncate(text.floor_char_boundary(MAX_TEXT));
 }
 
 /// The running export.

@@ -205,13 +205,14 @@ fn a_trusted_caller_that_says_nothing_is_named_too() {
 #[test]
 fn the_listeners_identity_overrules_the_callers() {
     let claim = [("x-service-name", "admin"), ("x-service-name", "root")];
-    let name = |identity| {
-        let (parts, _) = prepared_by(&origin(identity, false), http1(&claim));
+    let name = |identity, trusted| {
+        let (parts, _) = prepared_by(&origin(identity, trusted), http1(&claim));
         parts.headers.get_all("x-service-name").iter().map(|name| name.to_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
-    assert_eq!(name(Some("order-service")), ["order-service"]);
-    assert_eq!(name(None), ["admin", "root"]);
-    assert_eq!(name(Some("a\nb")), [""], "what cannot be sent is no reason to believe the caller");
+    assert_eq!(name(Some("order-service"), true), ["order-service"]);
+    assert_eq!(name(None, false), [""; 0], "services take it for who calls");
+    assert_eq!(name(None, true), ["admin", "root"]);
+    assert_eq!(name(Some("a\nb"), false), [""], "what cannot be sent is no reason to believe the caller");
 }
 
 #[test]
