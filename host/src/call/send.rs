@@ -2,11 +2,12 @@
 
 use super::body::{Read, RequestBody};
 use super::forward::{Hop, to_upstream};
-use super::{Walk, request, tunnel};
+use super::{Walk, tunnel};
+use crate::config::Protocol;
 use crate::exchange::Exchange;
 use crate::outcome::FailureKind;
 use crate::response::ProxyError;
-use crate::service::client::{SendError, SendFailure, UpstreamBody};
+use crate::service::client::{SendError, SendFailure};
 use crate::service::endpoint::Endpoint;
 use http::request::Parts;
 use http::{Method, Request, Response};
@@ -58,7 +59,9 @@ impl Walk<'_> {
             if parts.method == Method::CONNECT {
                 return tunnel::dial(endpoint).await;
             }
-            let sent = self.send_on_some_connection(exchange, endpoint, parts).await?;
+            let options = **exchange.service.options.load();
+            let request = self.outgoing(exchange, endpoint, options.protocol, parts);
+            let sent = self.worker.clients.send(&exchange.service.name, endpoint, &options, request).await?;
             let mut response = sent.map(Read::from);
             if self.caller.grpc {
                 let broke = |error| Failed {
@@ -81,35 +84,22 @@ impl Walk<'_> {
         }
     }
 
-    /// An endpoint may close an idle connection just as it is used again. That says nothing about the endpoint, so what
-    /// can be repeated is sent once more, as the same attempt.
-    async fn send_on_some_connection(
+    /// The request of this attempt, as the endpoint gets it.
+    fn outgoing(
         &self,
         exchange: &Exchange,
         endpoint: &Endpoint,
+        protocol: Protocol,
         parts: Parts,
-    ) -> Result<Response<UpstreamBody>, SendError> {
-        let (clients, service) = (&self.worker.clients, &exchange.service);
-        let options = **service.options.load();
+    ) -> Request<RequestBody> {
         let hop = Hop {
-            protocol: options.protocol,
+            protocol,
             address: &endpoint.address,
             target: self.target,
             strip_prefix: self.route.strip_prefix.as_deref(),
             left: exchange.remaining(),
         };
-        let request = |parts: Parts| -> Request<RequestBody> {
-            Request::from_parts(to_upstream(parts, &hop), self.upload.attempt())
-        };
-        let spare = request::is_repeatable(&parts.method, &parts.headers).then(|| parts.clone());
-        match (clients.send(&service.name, endpoint, &options, request(parts)).await, spare) {
-            (Err(SendError { reused: true, failure: SendFailure::Reset, .. }), Some(spare))
-                if self.upload.is_replayable() =>
-            {
-                clients.send_fresh(&service.name, endpoint, &options, request(spare)).await
-            }
-            (sent, _) => sent,
-        }
+        Request::from_parts(to_upstream(parts, &hop), self.upload.attempt())
     }
 }
 

@@ -92,22 +92,7 @@ impl<B: Outgoing> Clients<B> {
         request: Request<B>,
     ) -> Result<Response<UpstreamBody>, SendError> {
         match self.pool(service, &endpoint.address, options) {
-            Pool::Http1(pool) => pool.send(options, false, request).await,
-            Pool::Http2(pool) => pool.send(options, request).await,
-        }
-    }
-
-    /// As [`send`](Self::send), but never on an HTTP/1.1 connection that has been idle: for repeating what broke on one.
-    /// An HTTP/2 connection that broke is not used again anyway.
-    pub async fn send_fresh(
-        &self,
-        service: &Arc<str>,
-        endpoint: &Endpoint,
-        options: &ServiceOptions,
-        request: Request<B>,
-    ) -> Result<Response<UpstreamBody>, SendError> {
-        match self.pool(service, &endpoint.address, options) {
-            Pool::Http1(pool) => pool.send(options, true, request).await,
+            Pool::Http1(pool) => pool.send(options, request).await,
             Pool::Http2(pool) => pool.send(options, request).await,
         }
     }

@@ -27,16 +27,13 @@ pub struct SendError {
     pub failure: SendFailure,
     /// False only where it is certain that the endpoint did not get the request (RFC 9113 section 8.7 for HTTP/2).
     pub reached: bool,
-    /// The connection had been idle and broke: likely the endpoint was closing it just then, so that an idempotent
-    /// request is worth one repetition on a fresh connection.
-    pub reused: bool,
     /// Names the endpoint and the cause.
     pub message: String,
 }
 
 impl SendError {
     fn new(failure: SendFailure, message: String) -> Self {
-        Self { failure, reached: true, reused: false, message }
+        Self { failure, reached: true, message }
     }
 
     pub(super) fn unreached(self) -> Self {
@@ -72,7 +69,7 @@ impl SendError {
     }
 
     /// An HTTP/1.1 exchange broke after the request was, at least in part, written.
-    pub(super) fn http1(address: &str, error: &hyper::Error, reused: bool) -> Self {
+    pub(super) fn http1(address: &str, error: &hyper::Error) -> Self {
         if error.is_user() {
             return Self::upload(address, root(error));
         }
@@ -84,18 +81,18 @@ impl SendError {
         } else {
             broken(address, error)
         };
-        Self { reused, ..Self::new(SendFailure::Reset, message) }
+        Self::new(SendFailure::Reset, message)
     }
 
     /// An HTTP/2 stream, or its connection, broke.
-    pub(super) fn http2(address: &str, error: &hyper::Error, reused: bool) -> Self {
+    pub(super) fn http2(address: &str, error: &hyper::Error) -> Self {
         if error.is_timeout() {
             let message = format!("{address} left pings unanswered");
             return Self::new(SendFailure::Reset, message);
         }
         let Some(cause) = find_h2(error) else {
             let message = broken(address, error);
-            return Self { reused, ..Self::new(SendFailure::Reset, message) };
+            return Self::new(SendFailure::Reset, message);
         };
         let reason = cause.reason().unwrap_or(h2::Reason::INTERNAL_ERROR);
         match (cause.is_go_away(), cause.is_reset(), cause.is_remote()) {

@@ -95,28 +95,18 @@ impl<B> Pool<B> {
         }
         None
     }
-
-    /// Closes the connection that has been idle for longest, to make room for another.
-    fn evict(&self) {
-        let mut idle = self.idle.borrow_mut();
-        if !idle.is_empty() {
-            idle.remove(0);
-            self.metrics.idle.dec();
-        }
-    }
 }
 
 impl<B: Outgoing> Pool<B> {
-    /// Sends a request on an idle connection, unless it must be a `fresh` one, or on a new one.
+    /// Sends a request on an idle connection or on a new one.
     pub async fn send(
         self: Rc<Self>,
         options: &ServiceOptions,
-        fresh: bool,
         mut request: Request<B>,
     ) -> Result<Response<UpstreamBody>, SendError> {
         self.options.set(*options);
         loop {
-            let (connection, reused) = self.acquire(options, fresh).await?;
+            let (connection, reused) = self.acquire(options).await?;
             let answer = connection.sender.borrow_mut().try_send_request(request);
             let mut failed = match answer.await {
                 Ok(response) => return Ok(connection.respond(response)),
@@ -126,30 +116,23 @@ impl<B: Outgoing> Pool<B> {
                 // The endpoint closed an idle connection and the request was not yet written: that was no attempt.
                 Some(unsent) if reused => request = unsent,
                 Some(_) => return Err(SendError::unsent(&self.address, failed.error())),
-                None => return Err(SendError::http1(&self.address, failed.error(), reused)),
+                None => return Err(SendError::http1(&self.address, failed.error())),
             }
         }
     }
 
     /// A connection for one exchange, and whether it has served others.
-    async fn acquire(
-        self: &Rc<Self>,
-        options: &ServiceOptions,
-        fresh: bool,
-    ) -> Result<(Rc<Connection<B>>, bool), SendError> {
+    async fn acquire(self: &Rc<Self>, options: &ServiceOptions) -> Result<(Rc<Connection<B>>, bool), SendError> {
         let mut waiting = None;
         loop {
             // Who comes now does not overtake those that wait.
             if waiting.is_some() || self.slots.waiting() == 0 {
-                if !fresh && let Some(connection) = self.take() {
+                if let Some(connection) = self.take() {
                     return Ok((connection, true));
                 }
                 if let Some(slot) = self.slots.take(options.max_connections) {
                     drop(waiting);
                     return Ok((self.open(slot, options).await?, false));
-                }
-                if fresh {
-                    self.evict();
                 }
             }
             if waiting.is_none() {

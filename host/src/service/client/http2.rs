@@ -61,7 +61,6 @@ struct Streams {
     open: Cell<usize>,
     /// As the endpoint allows.
     limit: Cell<usize>,
-    used: Cell<bool>,
     idle_since: Cell<Instant>,
     idle: Gauge,
 }
@@ -69,20 +68,12 @@ struct Streams {
 /// One stream in use, until dropped.
 pub(super) struct Stream {
     streams: Rc<Streams>,
-    /// The connection had served others and was idle.
-    reused: bool,
 }
 
 impl Streams {
     fn new(limit: usize, idle: Gauge) -> Self {
         idle.inc();
-        Self {
-            open: Cell::new(0),
-            limit: Cell::new(limit),
-            used: Cell::new(false),
-            idle_since: Cell::new(Instant::now()),
-            idle,
-        }
+        Self { open: Cell::new(0), limit: Cell::new(limit), idle_since: Cell::new(Instant::now()), idle }
     }
 
     fn begin(self: &Rc<Self>) -> Stream {
@@ -91,9 +82,7 @@ impl Streams {
             self.idle.dec();
         }
         self.open.set(open + 1);
-        let reused = self.used.replace(true) && open == 0;
-        let streams = self.clone();
-        Stream { streams, reused }
+        Stream { streams: self.clone() }
     }
 
     fn has_room(&self) -> bool {
@@ -199,7 +188,7 @@ impl<B: Outgoing> Pool<B> {
                     request = unsent;
                 }
                 Some(_) => return Err(SendError::unsent(&self.address, failed.error())),
-                None => return Err(SendError::http2(&self.address, failed.error(), stream.reused)),
+                None => return Err(SendError::http2(&self.address, failed.error())),
             }
         }
     }
@@ -273,7 +262,7 @@ impl<B: Outgoing> Pool<B> {
         let (sender, connection) = builder
             .handshake(socket)
             .await
-            .map_err(|error| SendError::http2(&self.address, &error, false).unreached())?;
+            .map_err(|error| SendError::http2(&self.address, &error).unreached())?;
         let streams = Rc::new(Streams::new(self.allowed.get(), self.metrics.idle.clone()));
         spawn_local(drive(connection, streams.clone(), Rc::downgrade(self)));
         let connection = Connection { sender, streams };

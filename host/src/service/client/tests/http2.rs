@@ -195,7 +195,6 @@ fn a_refused_stream_did_not_reach_the_endpoint() {
             let world = World::new(server.address, HTTP2);
             let error = world.failure().await;
             assert_eq!((error.failure, error.reached), (SendFailure::Reset, reached), "{error}");
-            assert!(!error.reused);
             assert!(error.message.starts_with(&format!("{} reset the stream: ", server.address)), "{error}");
             // The connection lives.
             assert_eq!(world.gauges(), (1, 1));

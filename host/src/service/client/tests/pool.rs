@@ -73,24 +73,6 @@ fn a_connection_with_an_unread_answer_is_not_used_again() {
 }
 
 #[test]
-fn a_fresh_connection_is_never_an_idle_one() {
-    on_worker(async {
-        let server = http1_server(hello).await;
-        // Also where the limit has room for no other.
-        for (max_connections, open) in [(8, 2), (1, 1)] {
-            let world = World::new(server.address, ServiceOptions { max_connections, ..HTTP1 });
-            server.accepted.set(0);
-            assert_eq!(world.text().await, "hello");
-            let sent =
-                world.clients.send_fresh(&world.service, &world.endpoint, &world.options, request("GET", text("")));
-            assert_eq!(read(sent.await.unwrap()).await, "hello");
-            assert_eq!(server.accepted.get(), 2);
-            assert_eq!(world.gauges(), (open, open));
-        }
-    });
-}
-
-#[test]
 fn requests_beyond_max_connections_wait_in_turn() {
     on_worker(async {
         let (gate, handler) = gated();
