@@ -259,10 +259,8 @@ impl<B: Outgoing> Pool<B> {
             .max_header_list_size(MAX_HEAD as u32)
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT);
-        let (sender, connection) = builder
-            .handshake(socket)
-            .await
-            .map_err(|error| SendError::http2(&self.address, &error).unreached())?;
+        let (sender, connection) =
+            builder.handshake(socket).await.map_err(|error| SendError::http2(&self.address, &error).unreached())?;
         let streams = Rc::new(Streams::new(self.allowed.get(), self.metrics.idle.clone()));
         spawn_local(drive(connection, streams.clone(), Rc::downgrade(self)));
         let connection = Connection { sender, streams };
