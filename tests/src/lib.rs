@@ -5,6 +5,7 @@ pub mod guests;
 pub mod keys;
 pub mod process;
 pub mod raw;
+pub mod retrying;
 pub mod rogue;
 pub mod traffic;
 pub mod upstream;

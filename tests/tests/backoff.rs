@@ -5,37 +5,14 @@ use std::time::Duration;
 use anyhow::Context;
 use http::StatusCode;
 use serde_json::Value;
-use weir_tests::client::{self, Response};
+use weir_tests::retrying::{AT_ONCE, get, setup, start};
 use weir_tests::upstream::{Behaviour, Reply, Upstream};
-use weir_tests::weir::{Setup, Weir};
+use weir_tests::weir::Weir;
 
 type Result = anyhow::Result<()>;
 
 /// Longer than any answer takes, shorter than the waits that must not be waited for.
 const LATE: Duration = Duration::from_secs(10);
-
-/// No wait to speak of.
-const AT_ONCE: &str = "backoff = { kind = \"fixed\", delay = \"1ms\" }";
-
-/// A budget that is in no test's way; a test that is about the budget writes its own.
-const BUDGET: &str = "[retry-budget]\npercent = 100\nmin-per-second = 1000";
-
-/// The service `s` behind a retry policy with these keys, and more keys of its route.
-fn setup(upstreams: &[&Upstream], config: &str, route: &str) -> Setup {
-    let endpoints: Vec<_> = upstreams.iter().map(|upstream| upstream.address()).collect();
-    Setup::new()
-        .service_with("s", &endpoints, "http1", &format!("chain = \"c\"\n{route}"))
-        .toml("[chain]\nc = [\"retry\"]")
-        .policy("retry", "retry", &format!("{{ {config} }}"))
-}
-
-fn start(upstreams: &[&Upstream], config: &str, route: &str) -> Weir {
-    setup(upstreams, config, route).toml(BUDGET).start()
-}
-
-async fn get(weir: &Weir) -> anyhow::Result<Response> {
-    client::fetch(weir.address(), "s", "/").await
-}
 
 /// The waits before attempts 2 and up that the one record tells, in milliseconds.
 async fn backoffs(weir: &Weir) -> Vec<f64> {

@@ -7,33 +7,11 @@ use http::{HeaderName, Method, StatusCode};
 use serde_json::{Value, json};
 use tonic::{Code, Request};
 use weir_tests::client::{self, Client, EchoClient, Response};
+use weir_tests::retrying::{AT_ONCE, BUDGET, get, setup, start};
 use weir_tests::upstream::{Answer, Behaviour, EchoRequest, GrpcUpstream, Reply, Upstream, closed_address, pattern};
 use weir_tests::weir::{Setup, Weir};
 
 type Result = anyhow::Result<()>;
-
-/// No wait to speak of.
-const AT_ONCE: &str = "backoff = { kind = \"fixed\", delay = \"1ms\" }";
-
-/// A budget that is in no test's way.
-const BUDGET: &str = "[retry-budget]\npercent = 100\nmin-per-second = 1000";
-
-/// The service `s` behind a retry policy with these keys, and more keys of its route.
-fn setup(upstreams: &[&Upstream], config: &str, route: &str) -> Setup {
-    let endpoints: Vec<_> = upstreams.iter().map(|upstream| upstream.address()).collect();
-    Setup::new()
-        .service_with("s", &endpoints, "http1", &format!("chain = \"c\"\n{route}"))
-        .toml("[chain]\nc = [\"retry\"]")
-        .policy("retry", "retry", &format!("{{ {config} }}"))
-}
-
-fn start(upstreams: &[&Upstream], config: &str, route: &str) -> Weir {
-    setup(upstreams, config, route).toml(BUDGET).start()
-}
-
-async fn get(weir: &Weir) -> anyhow::Result<Response> {
-    client::fetch(weir.address(), "s", "/").await
-}
 
 async fn send(
     weir: &Weir,
