@@ -1,9 +1,12 @@
 //! The admin listener: what an operator, a probe or a scraper asks the node. Bind it to loopback: it has no login.
 
+mod command;
+mod plugins;
+
 use crate::clock;
 use crate::node::Node;
-use crate::plugin::{Plugin, Policy};
 use crate::reload::Status;
+use crate::reload::command::Commands;
 use crate::service::Service;
 use crate::telemetry::metrics::CONTENT_TYPE;
 use bytes::Bytes;
@@ -15,6 +18,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
 use std::convert::Infallible;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -23,14 +28,24 @@ use tokio::sync::{Semaphore, watch};
 /// The most connections at a time.
 const MAX_CONNECTIONS: usize = 64;
 
+const PAGES: [&str; 6] = ["/healthz", "/readyz", "/metrics", "/plugins", "/services", "/config"];
+
 #[derive(Debug, Clone)]
 pub struct Admin {
     node: Arc<Node>,
     status: Arc<Mutex<Status>>,
+    commands: Commands,
+}
+
+/// The socket of the admin pages, and its address.
+pub fn bind(address: SocketAddr) -> io::Result<(SocketAddr, TcpListener)> {
+    let socket = TcpListener::bind(address)?;
+    socket.set_nonblocking(true)?;
+    Ok((socket.local_addr()?, socket))
 }
 
 /// Answers until the node stops. While it drains `/readyz` says so.
-pub async fn serve(admin: Admin, socket: std::net::TcpListener, _drain: watch::Receiver<bool>) {
+pub async fn serve(admin: Admin, socket: TcpListener, _drain: watch::Receiver<bool>) {
     let socket = match tokio::net::TcpListener::from_std(socket) {
         Ok(socket) => socket,
         Err(error) => return tracing::error!("the admin listener cannot accept: {error}"),
@@ -49,8 +64,8 @@ pub async fn serve(admin: Admin, socket: std::net::TcpListener, _drain: watch::R
         let admin = admin.clone();
         tokio::spawn(async move {
             let service = service_fn(move |request| {
-                let answer = admin.answer(&request);
-                async move { Ok::<_, Infallible>(answer) }
+                let admin = admin.clone();
+                async move { Ok::<_, Infallible>(admin.answer(&request).await) }
             });
             let mut http = http1::Builder::new();
             http.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30));
@@ -61,18 +76,24 @@ pub async fn serve(admin: Admin, socket: std::net::TcpListener, _drain: watch::R
 }
 
 impl Admin {
-    pub fn new(node: Arc<Node>, status: Arc<Mutex<Status>>) -> Self {
-        Self { node, status }
+    pub fn new(node: Arc<Node>, status: Arc<Mutex<Status>>, commands: Commands) -> Self {
+        Self { node, status, commands }
     }
 
-    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return json(
-                StatusCode::METHOD_NOT_ALLOWED,
-                &json!({ "error": "method-not-allowed", "message": "the admin pages are read with GET" }),
-            );
+    async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        if let Some(answer) = self.command(request).await {
+            return answer;
         }
-        match request.uri().path() {
+        let path = request.uri().path();
+        if !PAGES.contains(&path) {
+            let pages: Vec<&str> = PAGES.into_iter().chain(command::PAGES).collect();
+            let message = format!("there is no page {path}");
+            return json(StatusCode::NOT_FOUND, &json!({ "error": "not-found", "message": message, "pages": pages }));
+        }
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return not_allowed("GET, HEAD", "the admin pages are read with GET");
+        }
+        match path {
             "/healthz" => json(StatusCode::OK, &json!({ "status": "ok" })),
             "/readyz" if self.node.draining.load(Ordering::Acquire) => {
                 json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "status": "draining" }))
@@ -81,56 +102,8 @@ impl Admin {
             "/metrics" => respond(StatusCode::OK, CONTENT_TYPE, self.node.telemetry.metrics.encode()),
             "/plugins" => json(StatusCode::OK, &self.plugins()),
             "/services" => json(StatusCode::OK, &self.services()),
-            "/config" => json(StatusCode::OK, &self.config()),
-            path => {
-                let pages = ["/healthz", "/readyz", "/metrics", "/plugins", "/services", "/config"];
-                json(
-                    StatusCode::NOT_FOUND,
-                    &json!({ "error": "not-found", "message": format!("there is no page {path}"), "pages": pages }),
-                )
-            }
+            _ => json(StatusCode::OK, &self.config()),
         }
-    }
-
-    fn plugins(&self) -> Value {
-        let status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
-        let plugins: Vec<Value> = status
-            .directory
-            .files()
-            .map(|(name, file)| self.plugin(name, file.serving.as_deref(), file.last_error.as_deref()))
-            .collect();
-        json!({ "generation": self.node.generation(), "plugins": plugins })
-    }
-
-    fn plugin(&self, name: &str, plugin: Option<&Plugin>, last_error: Option<&str>) -> Value {
-        let Some(plugin) = plugin else { return json!({ "name": name, "serving": false, "last-error": last_error }) };
-        let metrics = &self.node.telemetry.metrics;
-        let times = |policy: &Arc<str>| -> serde_json::Map<String, Value> {
-            let hook = |hook: &'static str| {
-                let spent = metrics.hook(policy, hook);
-                (hook.to_owned(), json!({ "calls": spent.calls(), "seconds": spent.seconds() }))
-            };
-            plugin.hooks.names().into_iter().map(hook).collect()
-        };
-        let snapshot = self.node.snapshot();
-        let of_plugin = |policy: &&Arc<Policy>| policy.plugin.as_ref().is_ok_and(|of| of.name == plugin.name);
-        let policy = |policy: &Arc<Policy>| json!({ "name": &*policy.name, "on-error": policy.on_error, "time": times(&policy.name) });
-        let policies: Vec<Value> = snapshot.policies.values().filter(of_plugin).map(policy).collect();
-        json!({
-            "name": name,
-            "serving": true,
-            "digest": plugin.digest,
-            "generation": plugin.generation,
-            "version": plugin.description.version,
-            "summary": plugin.description.summary,
-            "hooks": plugin.hooks.names(),
-            "imports": plugin.imports,
-            "loaded-at": time(plugin.loaded_at),
-            "last-error": last_error,
-            "traps": plugin.traps.load(Ordering::Relaxed),
-            "last-trap": *plugin.last_trap.lock().unwrap_or_else(PoisonError::into_inner),
-            "policies": policies,
-        })
     }
 
     fn services(&self) -> Value {
@@ -179,8 +152,11 @@ impl Admin {
     fn config(&self) -> Value {
         let snapshot = self.node.snapshot();
         let status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        let bound: serde_json::Map<String, Value> =
+            snapshot.listeners.iter().map(|bound| (bound.name.to_string(), json!(bound.address))).collect();
         json!({
             "generation": snapshot.generation,
+            "listening": bound,
             "loaded-at": status.config_loaded_at.map(time),
             "last-error": status.config_error,
             "config": snapshot.config.to_json(),
@@ -190,6 +166,16 @@ impl Admin {
 
 fn json(status: StatusCode, value: &Value) -> Response<Full<Bytes>> {
     respond(status, "application/json", format!("{value:#}\n"))
+}
+
+fn error(status: StatusCode, kind: &str, message: &str) -> Response<Full<Bytes>> {
+    json(status, &json!({ "error": kind, "message": message }))
+}
+
+fn not_allowed(allowed: &'static str, message: &str) -> Response<Full<Bytes>> {
+    let mut response = error(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", message);
+    response.headers_mut().insert(header::ALLOW, http::HeaderValue::from_static(allowed));
+    response
 }
 
 fn respond(status: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {

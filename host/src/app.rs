@@ -1,38 +1,36 @@
 //! Starts a node, and stops it.
 
+mod thread;
+
 use crate::admin::{self, Admin};
 use crate::clock;
 use crate::config::{self, Config, Problem, Problems};
-use crate::listener::{self, Listener};
 use crate::node::Node;
+use crate::plugin::capability::Grants;
+use crate::plugin::compiler;
 use crate::plugin::engine::PluginEngine;
 use crate::plugin::fields::Needs;
 use crate::plugin::instance::Instance;
-use crate::plugin::{Plugin, Policy};
+use crate::plugin::{Plugin, Policy, outbound};
 use crate::reload::Reloader;
 use crate::snapshot::Built;
 use crate::telemetry::log::LogMode;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::spans::SpanOptions;
 use crate::telemetry::{self, Telemetry};
-use crate::worker::Worker;
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
-use tokio::task::LocalSet;
 
 /// A node that runs. Dropping it stops it at once; [`Running::stop`] lets exchanges end.
 pub struct Running {
     pub node: Arc<Node>,
-    /// Names and addresses of the listeners, as bound.
-    pub listeners: Vec<(String, SocketAddr)>,
     pub admin: SocketAddr,
     drain: watch::Sender<bool>,
     workers: Vec<JoinHandle<()>>,
@@ -66,36 +64,29 @@ pub fn start(file: &Path, metrics: Metrics, output: impl Write + Send + 'static)
     let node = Arc::new(Node::new(engine, Arc::new(telemetry), &config));
     let (reloader, built) = first_load(node.clone(), file, text, config.clone())?;
 
-    let count = config
-        .node
-        .workers
-        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
-        .clamp(1, 255);
-    let sockets = Sockets::bind(&config, count).map_err(|messages| {
-        Problems::from(
-            messages.into_iter().map(|message| Problem::new(file, config::Position::FILE, message)).collect::<Vec<_>>(),
-        )
-    })?;
-    let (listeners, admin_address) = (sockets.addresses.clone(), sockets.admin_address);
-
-    built.publish(&node);
+    let admin = admin::bind(config.admin.listen)
+        .map_err(|error| format!("[admin]: cannot listen on {}: {error}", config.admin.listen));
+    let ((admin_address, admin_socket), _) = match (admin, built.publish(&node, file)) {
+        (Ok(admin), Ok(snapshot)) => (admin, snapshot),
+        (admin, published) => {
+            let of_admin = admin.err().map(|message| Problem::new(file, config::Position::FILE, message));
+            return Err(published.err().into_iter().flatten().chain(of_admin).collect::<Vec<_>>().into());
+        }
+    };
     let (drain, drained) = watch::channel(false);
-    let mut workers = Vec::new();
-    for (number, sockets) in (0u64..).zip(sockets.of_workers) {
-        let (node, config, drained) = (node.clone(), config.clone(), drained.clone());
-        let spawned = std::thread::Builder::new()
-            .name(format!("weir-worker-{number}"))
-            .spawn(move || work(node, &config, sockets, number, drained));
-        workers.push(spawned.map_err(|error| whole(format!("cannot start a thread: {error}")))?);
-    }
-    let admin = Admin::new(node.clone(), reloader.shared_status());
-    control.handle.spawn(admin::serve(admin, sockets.admin, drained));
+    let workers = (0..node.workers)
+        .map(|number| thread::spawn(node.clone(), number, drained.clone()))
+        .collect::<Result<_, _>>()
+        .map_err(|error| whole(format!("cannot start a thread: {error}")))?;
+    let admin = Admin::new(node.clone(), reloader.shared_status(), reloader.commands());
+    control.handle.spawn(admin::serve(admin, admin_socket, drained.clone()));
     control.handle.spawn(housekeeping(node.clone()));
+    control.handle.spawn(outbound::supervise(node.clone(), drained));
     std::thread::Builder::new()
         .name("weir-reload".into())
         .spawn(move || reloader.run())
         .map_err(|error| whole(format!("cannot start a thread: {error}")))?;
-    Ok(Running { node, listeners, admin: admin_address, drain, workers, control, exports: Some(exports) })
+    Ok(Running { node, admin: admin_address, drain, workers, control, exports: Some(exports) })
 }
 
 /// Loads plugins and builds the first snapshot.
@@ -135,8 +126,8 @@ pub fn check(file: &Path) -> Result<Config, Problems> {
 /// Why it is not a plugin that can be used.
 pub fn inspect(name: &str, bytes: &[u8]) -> Result<(Arc<Plugin>, Result<Needs, String>), String> {
     let (_control, node) = idle_node(&Config::default())?;
-    let plugin = Arc::new(node.engine.load(name, bytes, 1).map_err(|error| error.to_string())?);
-    let context = node.context(name, Arc::default());
+    let plugin = Arc::new(node.engine.load(name, bytes, 1, compiler::LIMIT).map_err(|error| error.to_string())?);
+    let context = node.context(name, Grants::default(), Arc::default());
     let mut config = config::Policy::default();
     config.config = serde_json::json!({});
     let policy = Policy::new(&config, 0, Ok(plugin.clone()), context);
@@ -177,9 +168,9 @@ impl Drop for Control {
 }
 
 impl Running {
-    /// The address of a listener.
+    /// The address of a listener, as it is bound now.
     pub fn listener(&self, name: &str) -> Option<SocketAddr> {
-        self.listeners.iter().find(|(known, _)| known == name).map(|(_, address)| *address)
+        self.node.snapshot().listeners.iter().find(|known| &*known.name == name).map(|known| known.address)
     }
 
     /// Accepts nothing more, lets exchanges end for as long as `[node] drain-timeout` allows, and stops.
@@ -213,119 +204,7 @@ fn telemetry_options(config: &Config) -> telemetry::Options {
         }
         options
     });
-    let log = match config.log.exchanges {
-        config::Exchanges::All => LogMode::All,
-        config::Exchanges::Errors => LogMode::Errors,
-        config::Exchanges::None => LogMode::None,
-    };
-    telemetry::Options { log, spans }
-}
-
-/// The sockets of a node: for each worker one of each listener.
-struct Sockets {
-    addresses: Vec<(String, SocketAddr)>,
-    of_workers: Vec<Vec<TcpListener>>,
-    admin: TcpListener,
-    admin_address: SocketAddr,
-}
-
-impl Sockets {
-    /// Fails with every address that cannot be had.
-    fn bind(config: &Config, workers: usize) -> Result<Self, Vec<String>> {
-        let mut problems = Vec::new();
-        let mut addresses = Vec::new();
-        let mut of_workers: Vec<Vec<TcpListener>> = (0..workers).map(|_| Vec::new()).collect();
-        for listener in &config.listeners {
-            // Port 0 is any free one, but the same for all workers.
-            let mut address = listener.listen;
-            for sockets in &mut of_workers {
-                match listener::bind(address).and_then(|socket| Ok((socket.local_addr()?, socket))) {
-                    Ok((bound, socket)) => {
-                        address = bound;
-                        sockets.push(socket);
-                    }
-                    Err(error) => {
-                        problems.push(format!("listener {:?}: cannot listen on {address}: {error}", listener.name));
-                        break;
-                    }
-                }
-            }
-            addresses.push((listener.name.clone(), address));
-        }
-        let admin = TcpListener::bind(config.admin.listen).and_then(|socket| {
-            socket.set_nonblocking(true)?;
-            Ok((socket.local_addr()?, socket))
-        });
-        match admin {
-            Ok((admin_address, admin)) if problems.is_empty() => {
-                Ok(Self { addresses, of_workers, admin, admin_address })
-            }
-            Ok(_) => Err(problems),
-            Err(error) => {
-                problems.push(format!("[admin]: cannot listen on {}: {error}", config.admin.listen));
-                Err(problems)
-            }
-        }
-    }
-}
-
-/// A worker's thread.
-fn work(node: Arc<Node>, config: &Config, sockets: Vec<TcpListener>, number: u64, mut drain: watch::Receiver<bool>) {
-    let runtime = match Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return tracing::error!("worker {number} cannot start: {error}"),
-    };
-    let local = LocalSet::new();
-    local.block_on(&runtime, async {
-        let worker = Rc::new(Worker::new(node.clone(), number));
-        for (listener, socket) in config.listeners.iter().zip(sockets) {
-            let socket = match tokio::net::TcpListener::from_std(socket) {
-                Ok(socket) => socket,
-                Err(error) => {
-                    tracing::error!(listener = listener.name, "worker {number} cannot accept: {error}");
-                    continue;
-                }
-            };
-            let name: Arc<str> = listener.name.as_str().into();
-            let listener = Rc::new(Listener {
-                metrics: node.telemetry.metrics.listener(&name),
-                name,
-                identity: listener.identity.as_deref().map(Into::into),
-                connect: listener.connect,
-                trust_forwarded: listener.trust_forwarded,
-            });
-            tokio::task::spawn_local(listener::accept(worker.clone(), listener, socket, drain.clone()));
-        }
-        tokio::select! {
-            () = housekeeping_of(&worker) => {}
-            () = ticks_of(&worker) => {}
-            _ = drain.wait_for(|drain| *drain) => {}
-        }
-        let until = Instant::now() + config.node.drain_timeout;
-        while worker.is_busy() && Instant::now() < until {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            worker.tick(Instant::now());
-        }
-        worker.telemetry.log.flush();
-    });
-    // What is left is dropped with the set: its exchanges leave their records.
-    drop(local);
-}
-
-async fn housekeeping_of(worker: &Worker) {
-    loop {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        worker.tick(Instant::now());
-    }
-}
-
-async fn ticks_of(worker: &Worker) {
-    loop {
-        // Nobody waits for a tick where no policy has one.
-        let pause = if worker.has_ticking_policies() { 10 } else { 1000 };
-        tokio::time::sleep(Duration::from_millis(pause)).await;
-        worker.tick_policies(Instant::now());
-    }
+    telemetry::Options { log: config.log.exchanges.into(), spans }
 }
 
 /// What the control thread does now and then.

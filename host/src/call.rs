@@ -15,7 +15,7 @@ mod whole;
 use crate::chain::{Attempt, Chain};
 use crate::clock;
 use crate::exchange::{Exchange, NoHead};
-use crate::listener::Connection;
+use crate::listener::{Connection, Terms};
 use crate::outcome::{Decision, FailureKind, Outcome};
 use crate::plugin::bindings::types;
 use crate::response::{self, Caller, ErrorKind, ProxyError};
@@ -55,6 +55,7 @@ enum Answer {
 struct Walk<'a> {
     worker: &'a Worker,
     connection: &'a Connection,
+    terms: &'a Terms,
     caller: &'a Caller,
     target: &'a Target,
     route: &'a Route,
@@ -78,8 +79,9 @@ pub async fn call(
         );
         return unrouted(&caller, recording, error);
     };
-    let current = worker.current();
-    let (target, route) = match accept(&connection, &current.snapshot, &parts) {
+    let current = connection.listener.current(&worker);
+    let terms = connection.terms();
+    let (target, route) = match accept(&terms, &current.snapshot, &parts) {
         Ok(accepted) => accepted,
         Err(error) => return unrouted(&caller, recording, error),
     };
@@ -95,6 +97,7 @@ pub async fn call(
     let walk = Walk {
         worker: &worker,
         connection: &connection,
+        terms: &terms,
         caller: &caller,
         target: &target,
         route: &route,
@@ -107,7 +110,7 @@ pub async fn call(
 }
 
 /// Where a request wants to go, and the route that takes it there.
-fn accept(connection: &Connection, snapshot: &Snapshot, parts: &Parts) -> Result<(Target, Arc<Route>), ProxyError> {
+fn accept(terms: &Terms, snapshot: &Snapshot, parts: &Parts) -> Result<(Target, Arc<Route>), ProxyError> {
     let (fields, max_fields) = (parts.headers.len(), snapshot.config.limits.max_headers);
     // On HTTP/2 nothing before this counts them.
     if fields > max_fields {
@@ -115,10 +118,10 @@ fn accept(connection: &Connection, snapshot: &Snapshot, parts: &Parts) -> Result
         return Err(ProxyError::new(ErrorKind::HeadersTooLarge, message));
     }
     let target = Target::of(parts)?;
-    let listener = &connection.listener;
+    let listener = &terms.listener;
     if parts.method == http::Method::CONNECT && !listener.connect {
         let message =
-            format!("CONNECT is not allowed on listener {:?} (set connect = true to allow it)", &*listener.name);
+            format!("CONNECT is not allowed on listener {:?} (set connect = true to allow it)", listener.name);
         return Err(ProxyError::new(ErrorKind::ConnectRefused, message));
     }
     match snapshot.route(&listener.name, target.host(), target.path(), &parts.method, &parts.headers) {
@@ -129,7 +132,7 @@ fn accept(connection: &Connection, snapshot: &Snapshot, parts: &Parts) -> Result
                 parts.method,
                 target.host(),
                 target.path(),
-                &*listener.name
+                listener.name
             );
             Err(ProxyError::new(ErrorKind::NoRoute, message))
         }
@@ -155,7 +158,7 @@ impl Walk<'_> {
             exchange.shorten(timeout);
         }
         exchange.attempt_timeout = self.route.attempt_timeout;
-        forward::prepare(parts, &self.connection.origin, self.target, self.caller);
+        forward::prepare(parts, &self.terms.origin, self.target, self.caller);
         let mut head = RequestHead { parts, walk: self };
         self.chain.on_request(exchange, &mut head).map_err(Refusal::from)
     }
@@ -377,7 +380,7 @@ impl Refused {
 fn begin_record(worker: &Worker, connection: &Connection, caller: &Caller, parts: &Parts) -> Recording {
     let mut recording = Recording::begin(&worker.telemetry, Kind::Call, caller.id.clone());
     let record = &mut recording.record;
-    record.listener = Some(connection.listener.name.clone());
+    record.listener = Some(connection.listener.sockets.name.clone());
     record.client = Some(connection.client.clone());
     record.method = Some(parts.method.clone());
     record.path = parts.uri.path_and_query().cloned();
@@ -394,7 +397,7 @@ fn unrouted(caller: &Caller, mut recording: Recording, error: ProxyError) -> Res
     recording.record.grpc_status = response::grpc_status(response.headers());
     recording.record.response_bytes = response.body().len() as u64;
     recording.finish(End::Error);
-    response.map(|body| ResponseBody::Own(Some(body), None))
+    response.map(|body| ResponseBody::own(body, None))
 }
 
 /// The gRPC status of an answer without a message, which has it in its head or in trailers right after it.

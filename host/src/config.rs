@@ -14,6 +14,7 @@
 //! module for each part of the file says which keys it has. Relative paths start at the working
 //! directory of the process.
 
+mod capability;
 mod key;
 mod message;
 mod names;
@@ -21,6 +22,7 @@ mod policy;
 mod positions;
 mod problem;
 mod reader;
+mod rollback;
 mod route;
 mod service;
 mod settings;
@@ -40,10 +42,12 @@ use serde::Serialize;
 use self::names::Kind;
 use self::reader::{Fields, Reader};
 
+pub use self::capability::{Capability, CapabilityKind};
 pub use self::key::{Algorithm, Key, KeyFile, KeySource};
 pub use self::message::{Broker, BrokerKind, Channel, Subscription};
 pub use self::policy::{OnError, Policy, PolicyLimits};
 pub use self::problem::{Position, Problem, Problems};
+pub use self::rollback::Rollback;
 pub use self::route::{Match, Rewrite, Route};
 pub use self::service::{Endpoint, Listener, Protocol, Service};
 pub use self::settings::{Admin, Exchanges, Level, Limits, Log, Node, Plugins, RetryBudget, Trace};

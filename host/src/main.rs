@@ -6,9 +6,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing_subscriber::filter::LevelFilter;
 use weir::app;
-use weir::config::{self, Config, PolicyLimits};
+use weir::config::{self, CapabilityKind, Config, PolicyLimits};
 use weir::plugin::fields::Field;
 use weir::telemetry::host_log::HostLog;
 use weir::telemetry::metrics::Metrics;
@@ -64,8 +63,7 @@ fn main() -> ExitCode {
 }
 
 fn run(file: &Path) -> Result<()> {
-    let level = config::load(file)
-        .map_or(LevelFilter::INFO, |config| config.log.level.as_str().parse().unwrap_or(LevelFilter::INFO));
+    let level = config::load(file).map(|config| config.log.level).unwrap_or_default();
     let metrics = Metrics::new();
     let _log = HostLog::start(level, metrics.log_lines_dropped("host"))?;
     let signals = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -73,9 +71,6 @@ fn run(file: &Path) -> Result<()> {
     // Before anything is served: a signal that comes early drains too.
     let stop = StopSignal::new()?;
     let running = app::start(file, metrics, io::stdout())?;
-    for (name, address) in &running.listeners {
-        tracing::info!(listener = name, %address, "listening");
-    }
     tracing::info!(address = %running.admin, version = env!("CARGO_PKG_VERSION"), "ready; admin pages");
     signals.block_on(stop.received());
     tracing::info!("draining");
@@ -135,6 +130,7 @@ fn inspect(file: &Path) -> Result<()> {
         Err(why) => writeln!(out, "fields   {why}")?,
     }
     writeln!(out, "imports  {}", plugin.imports.join(", "))?;
+    writeln!(out, "asks     {}", asks(&plugin.asks))?;
     let limits = PolicyLimits::default();
     writeln!(
         out,
@@ -149,6 +145,12 @@ fn inspect(file: &Path) -> Result<()> {
     writeln!(out, "max-body {} bytes", description.max_body)?;
     writeln!(out, "schema   {:#}", description.schema)?;
     Ok(())
+}
+
+/// What a policy of the plugin has to be granted, in the words of its `allow`.
+fn asks(kinds: &[CapabilityKind]) -> String {
+    let one = |kind: &CapabilityKind| format!("{} ({})", kind.form(), kind.meaning());
+    if kinds.is_empty() { "for nothing".into() } else { kinds.iter().map(one).collect::<Vec<_>>().join(", ") }
 }
 
 fn list(fields: &[Field]) -> String {

@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::keys::Keys;
 use crate::names::Names;
 use crate::plugin::Context;
+use crate::plugin::capability::Grants;
 use crate::plugin::engine::PluginEngine;
 use crate::retry_budget::RetryBudget;
 use crate::service::Services;
@@ -13,11 +14,17 @@ use crate::telemetry::Telemetry;
 use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use tokio::sync::watch;
+
+/// The numbers of exchanges have 8 bits for the worker.
+const MAX_WORKERS: usize = 255;
 
 /// What all workers share.
 #[derive(Debug)]
 pub struct Node {
     pub engine: PluginEngine,
+    /// How many threads serve exchanges.
+    pub workers: usize,
     pub services: Arc<Services>,
     /// Numbers of routes, by name.
     pub route_names: Arc<Names>,
@@ -27,6 +34,8 @@ pub struct Node {
     snapshot: ArcSwap<Snapshot>,
     /// The snapshot's number, for a look without touching its reference count.
     generation: AtomicU64,
+    /// The same, for those who wait for the next.
+    published: watch::Sender<u64>,
     next_policy: AtomicU64,
     /// Exchanges in progress, on all workers.
     pub active: AtomicUsize,
@@ -39,6 +48,11 @@ impl Node {
     pub fn new(engine: PluginEngine, telemetry: Arc<Telemetry>, config: &Config) -> Self {
         Self {
             engine,
+            workers: config
+                .node
+                .workers
+                .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+                .clamp(1, MAX_WORKERS),
             services: Arc::default(),
             route_names: Arc::default(),
             cells: CellStore::default(),
@@ -46,6 +60,7 @@ impl Node {
             telemetry,
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
             generation: AtomicU64::new(0),
+            published: watch::Sender::new(0),
             next_policy: AtomicU64::new(1),
             active: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
@@ -58,9 +73,10 @@ impl Node {
     }
 
     /// What the instances of a policy share with the node.
-    pub fn context(&self, policy: &str, keys: Arc<Keys>) -> Arc<Context> {
+    pub fn context(&self, policy: &str, grants: Grants, keys: Arc<Keys>) -> Arc<Context> {
         Arc::new(Context {
             policy: policy.into(),
+            grants,
             cells: self.cells.of_policy(policy),
             services: self.services.clone(),
             routes: self.route_names.clone(),
@@ -73,12 +89,18 @@ impl Node {
         self.generation.load(Ordering::Acquire)
     }
 
+    /// Tells of every snapshot that is published from now on.
+    pub fn published(&self) -> watch::Receiver<u64> {
+        self.published.subscribe()
+    }
+
     /// Lets exchanges that start from now have this snapshot. Those in progress end with the one they began with.
     pub fn publish(&self, snapshot: Snapshot) -> Arc<Snapshot> {
         let generation = snapshot.generation;
         let snapshot = Arc::new(snapshot);
         self.snapshot.store(snapshot.clone());
         self.generation.store(generation, Ordering::Release);
+        self.published.send_replace(generation);
         self.telemetry.metrics.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
         snapshot
     }

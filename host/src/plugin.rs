@@ -1,23 +1,32 @@
 //! Plugins: component files as loaded, and policies: plugins with a configuration.
 
+mod alarm;
 pub mod bindings;
+mod cache;
+pub mod capability;
+pub mod compiler;
 mod cpu;
 pub mod directory;
 pub mod engine;
 pub mod fields;
+pub mod history;
 mod imports;
 pub mod instance;
+pub mod outbound;
 mod wasi;
 
-use crate::config::{self, OnError, PolicyLimits};
+use crate::config::{self, CapabilityKind, OnError, PolicyLimits};
 use crate::keys::Keys;
 use crate::service::Services;
 use crate::telemetry::Telemetry;
 use crate::{cells::Cells, names::Names};
+use alarm::Alarm;
 use bindings::HookSet;
+use capability::Grants;
 use engine::Loaded;
 use fields::Needs;
 pub use imports::{SETUP_CPU, State};
+use instance::{ConfigureError, Instance};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,13 +41,18 @@ pub struct Plugin {
     /// Rises by one with each version of a plugin that was loaded.
     pub generation: u64,
     pub loaded_at: SystemTime,
+    pub load: Load,
     pub description: Description,
     pub hooks: HookSet,
     /// What the component imports, as in `weir:policy/log@0.1.0`.
     pub imports: Vec<String>,
+    /// What of that has to be granted, in order.
+    pub asks: Vec<CapabilityKind>,
     /// Instances thrown away, and the last reason.
     pub traps: AtomicU64,
     pub last_trap: Mutex<Option<String>>,
+    /// Rings for each of them while the version is new.
+    pub alarm: Alarm,
     pub(crate) loaded: Loaded,
 }
 
@@ -47,6 +61,7 @@ impl Plugin {
     pub fn count_trap(&self, message: &str) {
         self.traps.fetch_add(1, Ordering::Relaxed);
         *self.last_trap.lock().unwrap_or_else(PoisonError::into_inner) = Some(message.to_owned());
+        self.alarm.ring();
     }
 }
 
@@ -57,6 +72,35 @@ impl std::fmt::Debug for Plugin {
             .field("digest", &self.digest)
             .field("generation", &self.generation)
             .finish_non_exhaustive()
+    }
+}
+
+/// How a plugin was loaded.
+#[derive(Debug, Clone, Copy)]
+pub struct Load {
+    pub source: Source,
+    /// For all of it, `describe` included.
+    pub took: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    Compiled,
+    Cache,
+}
+
+impl Load {
+    pub fn milliseconds(&self) -> f64 {
+        (self.took.as_secs_f64() * 1e4).round() / 10.0
+    }
+}
+
+impl Source {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Compiled => "compiled",
+            Self::Cache => "cache",
+        }
     }
 }
 
@@ -89,6 +133,8 @@ pub struct Policy {
     pub plugin: Result<Arc<Plugin>, String>,
     pub needs: Needs,
     pub context: Arc<Context>,
+    /// Instances for the workers to take, made where no exchange waits for them.
+    ready: Mutex<Vec<Instance>>,
 }
 
 impl Policy {
@@ -103,7 +149,22 @@ impl Policy {
             plugin,
             needs: Needs::default(),
             context,
+            ready: Mutex::default(),
         }
+    }
+
+    /// Keeps an instance for the first worker that wants one.
+    pub fn keep(&self, instance: Instance) {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner).push(instance);
+    }
+
+    /// An instance that was kept, or a new one.
+    ///
+    /// # Errors
+    /// None was kept and none can be made.
+    pub fn instance(&self, plugin: &Plugin) -> Result<Instance, ConfigureError> {
+        let kept = self.ready.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        kept.map_or_else(|| Instance::new(self, plugin).map(|(instance, _)| instance), Ok)
     }
 }
 
@@ -111,6 +172,7 @@ impl Policy {
 #[derive(Debug)]
 pub struct Context {
     pub policy: Arc<str>,
+    pub grants: Grants,
     pub cells: Arc<Cells>,
     pub services: Arc<Services>,
     pub routes: Arc<Names>,

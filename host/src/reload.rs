@@ -1,26 +1,27 @@
 //! Reload: notice that a plugin or the configuration changed, build the next snapshot beside the current one, and publish
 //! it whole. If any step fails the last good one keeps serving, and the reason is told.
 
+pub mod command;
+mod inbox;
+mod rollback;
+mod status;
 mod watch;
 
 use crate::config::{self, Config, Problem};
 use crate::node::Node;
-use crate::plugin::directory::{Candidate, Directory};
+use crate::plugin::directory::{Candidate, Directory, Pace};
+use crate::plugin::history::Why;
 use crate::snapshot::{Built, build};
+use command::Commands;
+use inbox::{Event, Inbox};
+use rollback::Trials;
+pub use status::Status;
+use status::list;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 use watch::Watch;
-
-/// What a reload last came to, for the admin pages. A copy: whoever reads it never waits for a compilation.
-#[derive(Debug, Default)]
-pub struct Status {
-    pub directory: Directory,
-    /// Why the latest configuration file is not in effect.
-    pub config_error: Option<String>,
-    pub config_loaded_at: Option<SystemTime>,
-}
 
 /// Reloads one node.
 pub struct Reloader {
@@ -34,6 +35,9 @@ pub struct Reloader {
     text: Option<Vec<u8>>,
     /// A configuration that is right in itself and not in effect: not yet, or because plugins or keys do not fit it.
     waiting: Option<Arc<Config>>,
+    inbox: Inbox,
+    /// The versions of plugins that are new.
+    trials: Trials,
 }
 
 impl Reloader {
@@ -56,10 +60,12 @@ impl Reloader {
             directory_error: None,
             text,
             waiting: None,
+            inbox: Inbox::default(),
+            trials: Trials::default(),
         };
-        this.scan(&config.plugins.directory);
+        this.scan(&config.plugins, Pace::Start);
         for candidate in this.directory.waiting() {
-            this.directory.accept(&candidate);
+            this.directory.accept(&candidate, Why::Start, node.generation() + 1);
         }
         let built = build(&node, file, config.clone(), this.directory.plugins())?;
         for policy in built.snapshot.policies.values() {
@@ -72,33 +78,26 @@ impl Reloader {
         Ok((this, built))
     }
 
-    /// What the admin pages show.
-    pub fn shared_status(&self) -> Arc<Mutex<Status>> {
-        self.status.clone()
-    }
-
-    /// What is wrong with the plugin directory, files that no policy uses included.
-    pub fn problems(&self, config: &Config) -> Vec<Problem> {
-        let whole = |file: &Path, message: &str| Problem::new(file, config::Position::FILE, message);
-        let used = |name: &str| config.policies.values().any(|policy| policy.plugin == name);
-        let broken = self.directory.files().filter(|(name, _)| !used(name));
-        let broken = broken.filter_map(|(name, file)| {
-            Some(whole(&config.plugins.directory.join(format!("{name}.wasm")), file.last_error.as_ref()?))
-        });
-        self.directory_error.iter().map(|error| whole(&self.file, error)).chain(broken).collect()
+    /// Gives commands to the thread that reloads.
+    pub fn commands(&self) -> Commands {
+        Commands::new(self.inbox.bell())
     }
 
     /// Watches until the node drains. Runs on a thread of its own, at low priority.
     pub fn run(mut self) {
         lower_priority();
-        let mut watch = Watch::default();
+        let mut watch = Watch::new(self.inbox.bell());
         while !self.node.draining.load(Ordering::Acquire) {
             let mut directories = watch::around_file(&self.file);
             directories.extend(watch::around_directory(&self.node.snapshot().config.plugins.directory));
-            if !watch.renew(directories) {
-                watch.wait();
+            // Where others are watched from now on something may have changed unseen.
+            let event = if watch.renew(directories) { Event::Files } else { self.inbox.next() };
+            match event {
+                Event::Files => self.look(),
+                Event::Command(command) => self.obey(command),
+                Event::Failure => {}
             }
-            self.look();
+            self.judge();
         }
     }
 
@@ -106,8 +105,8 @@ impl Reloader {
     pub fn look(&mut self) {
         self.keys();
         let new_config = self.read_config();
-        let directory = self.node.snapshot().config.plugins.directory.clone();
-        if self.scan(&directory) || new_config {
+        let plugins = self.node.snapshot().config.plugins.clone();
+        if self.scan(&plugins, Pace::Live) || new_config {
             self.take_over();
         } else if self.waiting.is_some() {
             // A key file that was missing may have come.
@@ -127,11 +126,12 @@ impl Reloader {
     }
 
     /// Looks for changed plugins. Returns true if there are new versions to take over.
-    fn scan(&mut self, directory: &Path) -> bool {
-        let looked = match self.directory.scan(&self.node.engine, directory) {
+    fn scan(&mut self, plugins: &config::Plugins, pace: Pace) -> bool {
+        self.node.engine.cache.move_to(plugins.cache.as_deref());
+        let looked = match self.directory.scan(&self.node.engine, &plugins.directory, pace) {
             Ok(looked) => looked,
             Err(error) => {
-                let error = format!("the plugin directory {} cannot be read: {error}", directory.display());
+                let error = format!("the plugin directory {} cannot be read: {error}", plugins.directory.display());
                 if self.directory_error.as_ref() != Some(&error) {
                     tracing::error!("{error}");
                     self.directory_error = Some(error);
@@ -143,7 +143,10 @@ impl Reloader {
         for (plugin, error) in looked.errors {
             self.told_failed(&plugin, &error);
         }
-        looked.changed
+        for plugin in &looked.loaded {
+            self.node.telemetry.metrics.plugin_load(plugin.load.source.as_str());
+        }
+        !looked.loaded.is_empty()
     }
 
     /// Reads the configuration if its file changed. Returns true if there is a new one to take over.
@@ -164,8 +167,16 @@ impl Reloader {
         if self.text.as_ref() == Some(&text) {
             return false;
         }
+        // What is written in place is empty first. It would take every listener away.
+        let empty = text.trim_ascii().is_empty();
         self.text = Some(text);
         self.waiting = None;
+        if empty {
+            self.refuse_config(&[
+                Problem::new(&self.file, config::Position::FILE, "is empty").with_hint("to end weir, send it SIGTERM")
+            ]);
+            return false;
+        }
         let loaded = config::load(&self.file).map_err(|problems| problems.into_iter().collect());
         match loaded.and_then(|config| self.same_at_start(config)) {
             Ok(config) => self.waiting = Some(Arc::new(config)),
@@ -177,21 +188,29 @@ impl Reloader {
     /// Some things are set up once, at start.
     fn same_at_start(&self, config: Config) -> Result<Config, Vec<Problem>> {
         let current = &self.node.snapshot().config;
-        let same =
-            config.listeners == current.listeners && config.admin == current.admin && config.node == current.node;
-        if same && config.log == current.log && config.trace == current.trace {
+        let changed: Vec<&str> = [
+            ("[admin] listen", config.admin != current.admin),
+            ("[node] workers", config.node.workers != current.node.workers),
+            ("[node] name", config.node.name != current.node.name),
+            ("[trace]", config.trace != current.trace),
+        ]
+        .into_iter()
+        .filter_map(|(what, changed)| changed.then_some(what))
+        .collect();
+        if changed.is_empty() {
             return Ok(config);
         }
-        let message = "changes of [admin], [node], [log], [trace] and [[listener]] take effect at the next start";
+        let message = format!("{} changed, which takes effect at the next start", changed.join(" and "));
         Err(vec![
             Problem::new(&self.file, config::Position::FILE, message)
-                .with_hint("restart weir, or take these changes back"),
+                .with_hint("restart weir, or take this change back: until then nothing else in the file is live"),
         ])
     }
 
     /// Takes over what is waiting: all of it at one instant if it fits together, since what changed together may need
     /// each other; otherwise one by one, so that a bad one does not keep the others back.
     fn take_over(&mut self) {
+        self.try_held();
         let candidates = self.directory.waiting();
         if !candidates.is_empty() && self.waiting.is_some() && self.take_config(&candidates) {
             return;
@@ -206,15 +225,16 @@ impl Reloader {
     fn take_plugins(&mut self, candidates: &[Candidate]) {
         let config = self.node.snapshot().config.clone();
         for candidate in candidates {
-            match self.attempt(config.clone(), std::slice::from_ref(candidate)) {
-                Ok(generation) => self.accept(candidate, generation),
-                Err(problems) => {
-                    let why = list(&problems);
-                    if self.directory.refuse(&candidate.name, why.clone()) {
-                        self.told_failed(&candidate.name, &why);
-                    }
-                }
+            if let Err(problems) = self.take(config.clone(), std::slice::from_ref(candidate)) {
+                self.refuse(candidate, &problems);
             }
+        }
+    }
+
+    fn refuse(&mut self, candidate: &Candidate, problems: &[Problem]) {
+        let why = list(problems);
+        if self.directory.refuse(&candidate.name, why.clone()) {
+            self.told_failed(&candidate.name, &why);
         }
     }
 
@@ -224,10 +244,9 @@ impl Reloader {
         let Some(config) = self.waiting.clone() else {
             return false;
         };
-        match self.attempt(config, candidates) {
+        match self.take(config, candidates) {
             Ok(generation) => {
                 self.waiting = None;
-                candidates.iter().for_each(|candidate| self.accept(candidate, generation));
                 self.node.telemetry.metrics.reload("config", "ok");
                 tracing::info!(generation, "configuration reloaded");
                 let mut status = self.status();
@@ -243,49 +262,34 @@ impl Reloader {
         }
     }
 
+    /// Puts new versions into effect, each on trial where it replaces another.
+    fn take(&mut self, config: Arc<Config>, candidates: &[Candidate]) -> Result<u64, Vec<Problem>> {
+        let trials = self.trials_of(candidates);
+        let generation = self.attempt(config, candidates)?;
+        candidates.iter().for_each(|candidate| self.accept(candidate, generation));
+        trials.into_iter().for_each(|trial| self.trials.begin(trial, self.inbox.bell()));
+        Ok(generation)
+    }
+
     /// Builds and publishes, or says why not.
     fn attempt(&self, config: Arc<Config>, candidates: &[Candidate]) -> Result<u64, Vec<Problem>> {
+        Ok(self.build(config, candidates)?.publish(&self.node, &self.file)?.generation)
+    }
+
+    fn build(&self, config: Arc<Config>, candidates: &[Candidate]) -> Result<Built, Vec<Problem>> {
         let mut plugins = self.directory.plugins();
         plugins.extend(candidates.iter().map(|candidate| (candidate.name.clone(), Ok(candidate.plugin.clone()))));
         let built = build(&self.node, &self.file, config, plugins)?;
-        if !built.refused.is_empty() {
-            return Err(built.refused);
-        }
-        Ok(built.publish(&self.node).generation)
+        if built.refused.is_empty() { Ok(built) } else { Err(built.refused) }
     }
 
     fn accept(&mut self, candidate: &Candidate, generation: u64) {
-        self.directory.accept(candidate);
+        self.directory.accept(candidate, Why::File, generation);
         self.node.telemetry.metrics.reload("plugin", "ok");
-        tracing::info!(plugin = candidate.name, generation, digest = candidate.plugin.digest, "plugin reloaded");
+        let (digest, load) = (&candidate.plugin.digest, candidate.plugin.load);
+        let (source, ms) = (load.source.as_str(), load.milliseconds());
+        tracing::info!(plugin = candidate.name, generation, digest, source, ms, "plugin reloaded");
     }
-
-    fn told_failed(&self, plugin: &str, why: &str) {
-        self.node.telemetry.metrics.reload("plugin", "failed");
-        tracing::error!(plugin, "plugin not loaded, the last good version, if there is one, stays in use: {why}");
-    }
-
-    fn refuse_config(&self, problems: &[Problem]) {
-        let why = list(problems);
-        if self.status().config_error.as_ref() == Some(&why) {
-            return;
-        }
-        self.node.telemetry.metrics.reload("config", "failed");
-        tracing::error!("the configuration was not reloaded, the last good one stays in effect: {why}");
-        self.status().config_error = Some(why);
-    }
-
-    fn show(&self) {
-        self.status().directory = self.directory.clone();
-    }
-
-    fn status(&self) -> MutexGuard<'_, Status> {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn list(problems: &[Problem]) -> String {
-    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// Compilation must not take the processor from exchanges.

@@ -70,6 +70,11 @@ impl Services {
         self.table.read().unwrap_or_else(PoisonError::into_inner).list.get(id as usize).cloned()
     }
 
+    pub fn named(&self, name: &str) -> Option<Arc<Service>> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.by_name.get(name).and_then(|id| table.list.get(*id as usize)).cloned()
+    }
+
     pub fn all(&self) -> Vec<Arc<Service>> {
         self.table.read().unwrap_or_else(PoisonError::into_inner).list.clone()
     }

@@ -5,6 +5,7 @@ mod policies;
 
 use crate::config::Config;
 use crate::keys::Keys;
+use crate::listener::sockets::Sockets;
 use crate::plugin::{Plugins, Policy};
 use crate::route::Routes;
 use crate::service::Service;
@@ -20,6 +21,8 @@ use std::time::Duration;
 pub struct Snapshot {
     pub generation: u64,
     pub config: Arc<Config>,
+    /// Bound; none before it is published.
+    pub listeners: Vec<Arc<Sockets>>,
     pub plugins: Plugins,
     pub keys: Arc<Keys>,
     pub policies: BTreeMap<String, Arc<Policy>>,

@@ -5,6 +5,7 @@
 
 use crate::call::body::RequestBody;
 use crate::chain::{BoundPolicy, Chain};
+use crate::listener::Listeners;
 use crate::node::Node;
 use crate::plugin::bindings::Hook;
 use crate::service::client::Clients;
@@ -20,8 +21,11 @@ use std::time::Instant;
 
 pub struct Worker {
     pub node: Arc<Node>,
+    /// From 0, different for each worker, and below 256.
+    pub number: usize,
     pub telemetry: Arc<WorkerTelemetry>,
     pub clients: Clients<RequestBody>,
+    pub listeners: Listeners,
     current: RefCell<Rc<Current>>,
     next_exchange: Cell<u64>,
     /// Open connections of callers.
@@ -57,34 +61,34 @@ impl Current {
 }
 
 impl Worker {
-    /// `number` is different for each worker and below 256.
-    pub fn new(node: Arc<Node>, number: u64) -> Self {
+    /// Serves nothing until the first [`current`](Self::current).
+    pub fn new(node: Arc<Node>, number: usize) -> Rc<Self> {
         let telemetry = node.telemetry.worker();
         let clients = {
             let metrics = node.telemetry.metrics.clone();
             Clients::new(move |service| metrics.service(service))
         };
-        let worker = Self {
+        Rc::new(Self {
             node,
+            number,
             telemetry,
             clients,
+            listeners: Listeners::default(),
             current: RefCell::default(),
-            next_exchange: Cell::new(number << 56),
+            next_exchange: Cell::new((number as u64) << 56),
             connections: Cell::new(0),
             endpoint_metrics: RefCell::default(),
-        };
-        worker.current();
-        worker
+        })
     }
 
-    /// The current snapshot. The first exchange after a change binds it, which takes as long as making the new instances.
-    pub fn current(&self) -> Rc<Current> {
-        let current = self.current.borrow();
+    /// The current snapshot. The first to ask after a change binds it, which takes as long as making the new instances.
+    pub fn current(self: &Rc<Self>) -> Rc<Current> {
+        let current = self.current.borrow().clone();
         if current.snapshot.generation == self.node.generation() {
-            return current.clone();
+            return current;
         }
         let next = Rc::new(self.bind(&current));
-        drop(current);
+        self.listeners.follow(self, &current, &next.snapshot);
         self.current.replace(next.clone());
         next
     }
@@ -131,7 +135,7 @@ impl Worker {
     /// Whether callers are still connected. While the node drains, a connection stays only for what it has begun. A tunnel
     /// has left its connection behind, and counts as an exchange in progress, on whichever worker.
     pub fn is_busy(&self) -> bool {
-        self.connections.get() > 0 || self.node.active.load(Ordering::Relaxed) > 0
+        self.listeners.are_open() || self.connections.get() > 0 || self.node.active.load(Ordering::Relaxed) > 0
     }
 
     pub fn endpoint_metrics(&self, service: &Arc<str>, address: &Arc<str>) -> Arc<EndpointMetrics> {
@@ -145,18 +149,17 @@ impl Worker {
     }
 
     /// Housekeeping, every 10 ms for policies that tick.
-    pub fn tick_policies(&self, now: Instant) {
+    pub fn tick_policies(self: &Rc<Self>, now: Instant) {
         self.current().policies.values().for_each(|policy| policy.tick(now));
     }
 
     /// Whether some policy wants to be called on a schedule.
-    pub fn has_ticking_policies(&self) -> bool {
+    pub fn has_ticking_policies(self: &Rc<Self>) -> bool {
         self.current().policies.values().any(|policy| policy.calls(Hook::Tick))
     }
 
-    /// Housekeeping, every 100 ms: an idle worker takes up a new snapshot too, so that old instances are freed.
+    /// Housekeeping, every 100 ms.
     pub fn tick(&self, now: Instant) {
-        self.current();
         self.telemetry.log.flush_if_old(now);
         self.clients.close_idle(now);
     }

@@ -4,6 +4,7 @@ pub mod cells;
 pub mod crypto;
 pub mod endpoints;
 pub mod metrics;
+pub mod outbound;
 pub mod trace;
 
 #[cfg(target_family = "wasm")]

@@ -58,7 +58,7 @@ pub use {schemars, serde, serde_json};
 /// Everything a policy usually needs.
 pub mod prelude {
     pub use crate::config::Period;
-    pub use crate::host::{cells, clock, crypto, endpoints, log, metrics, random, trace};
+    pub use crate::host::{cells, clock, crypto, endpoints, log, metrics, outbound, random, trace};
     pub use crate::{
         Amendment, Attempt, BodyOf, BodyVerdict, Completion, Decision, Deserialize, Endpoint, EndpointId, Error,
         Exchange, ExchangeKind, Failure, JsonSchema, Needs, Outcome, Policy, Refusal, Reply, Response, Result, RouteId,

@@ -103,7 +103,8 @@ pub trait Policy: DeserializeOwned + JsonSchema + 'static {
     /// Exactly once per exchange that `on_request` saw.
     fn on_complete(&self, exchange: &Exchange, completion: &Completion) {}
 
-    /// As often as `#[policy(tick = …)]` asks, in milliseconds.
+    /// As often as `#[policy(tick = …)]` asks, in milliseconds. Only here a policy may call out, by
+    /// [`outbound`](crate::host::outbound).
     fn tick(&self) {}
 }
 

@@ -33,7 +33,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-pub use fake::{BreakerReport, Host};
+pub use fake::{BreakerReport, Host, Sent};
 /// For configurations: a test needs no dependency on serde_json.
 pub use serde_json::json;
 
@@ -272,7 +272,9 @@ impl<P: Described> Harness<P> {
     }
 
     pub fn tick(&self) {
+        fake::with(|host| host.ticking = true);
         self.policy.tick();
+        fake::with(|host| host.ticking = false);
     }
 
     fn skips_without_memo(&self, call: &Call) -> bool {

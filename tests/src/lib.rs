@@ -1,6 +1,8 @@
 //! What the tests share: services that misbehave on demand, clients, raw sockets and keys.
 
+pub mod asking;
 pub mod client;
+pub mod frames;
 pub mod guests;
 pub mod keys;
 pub mod process;

@@ -13,11 +13,12 @@ use tempfile::TempDir;
 
 use crate::weir::Setup;
 
-/// The built binary: tests are in `deps`, beside which cargo puts it.
+/// The built binary: cargo puts it beside other programs, and beside `deps`, where tests are.
 pub fn command() -> Command {
-    let test = std::env::current_exe().expect("this test has a path");
-    let binary = test.ancestors().nth(2).expect("a target directory").join("weir");
-    assert!(binary.exists(), "{}: `cargo xtask test` builds it", binary.display());
+    let own = std::env::current_exe().expect("this program has a path");
+    let mut places = own.ancestors().skip(1).take(2).map(|directory| directory.join("weir"));
+    let binary = places.find(|place| place.exists());
+    let binary = binary.unwrap_or_else(|| panic!("no weir near {}: `cargo xtask test` builds it", own.display()));
     let mut command = Command::new(binary);
     command.env_remove("WEIR_LOG").stdin(Stdio::null());
     command
@@ -52,7 +53,7 @@ impl Process {
 
     /// The first line of the log that satisfies a condition, waited for.
     pub async fn logged(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-        let until = Instant::now() + Duration::from_secs(20);
+        let until = Instant::now() + Duration::from_secs(60);
         loop {
             if let Some(line) = self.log.lock().unwrap().iter().find(|line| wanted(line)) {
                 return line.clone();
@@ -60,6 +61,11 @@ impl Process {
             assert!(Instant::now() < until, "waited for {what}: {:?}", self.log.lock().unwrap());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    /// How many lines of the log satisfy a condition so far.
+    pub fn count(&self, wanted: impl Fn(&Value) -> bool) -> usize {
+        self.log.lock().unwrap().iter().filter(|line| wanted(line)).count()
     }
 
     /// The addresses of the listener and of the admin pages, once it is ready.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crate::client::{self, Client};
 use tempfile::TempDir;
 use weir::app::{self, Running};
+use weir::node::Node;
 use weir::telemetry::metrics::Metrics;
 
 /// A running node and what it has written. Stops when it is dropped.
@@ -26,10 +27,22 @@ struct Records(Arc<Mutex<Vec<u8>>>);
 impl Records {
     /// All that are complete.
     fn read(&self) -> Vec<serde_json::Value> {
-        let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let lines = bytes.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
-        lines.map(|line| serde_json::from_slice(line).expect("a record is JSON")).collect()
+        parsed(&self.0.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
+
+    /// All that are complete, which are then forgotten.
+    fn take(&self) -> Vec<serde_json::Value> {
+        let mut bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let complete = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+        let taken: Vec<u8> = bytes.drain(..complete).collect();
+        drop(bytes);
+        parsed(&taken)
+    }
+}
+
+fn parsed(bytes: &[u8]) -> Vec<serde_json::Value> {
+    let lines = bytes.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
+    lines.map(|line| serde_json::from_slice(line).expect("a record is JSON")).collect()
 }
 
 impl Write for Records {
@@ -51,6 +64,9 @@ pub struct Setup {
     plugins: Vec<(PathBuf, String)>,
     listener: String,
     workers: usize,
+    cache: Option<PathBuf>,
+    /// More keys of `[plugins]`.
+    of_plugins: String,
 }
 
 impl Setup {
@@ -76,6 +92,19 @@ impl Setup {
     pub fn listener(mut self, keys: &str) -> Self {
         self.listener.push_str(keys);
         self.listener.push('\n');
+        self
+    }
+
+    /// Where compiled plugins are kept, if not where those of all tests are.
+    pub fn cache(mut self, directory: &Path) -> Self {
+        self.cache = Some(directory.to_owned());
+        self
+    }
+
+    /// Keys of `[plugins]`, as in `rollback = "off"`.
+    pub fn of_plugins(mut self, keys: &str) -> Self {
+        self.of_plugins.push_str(keys);
+        self.of_plugins.push('\n');
         self
     }
 
@@ -131,9 +160,10 @@ impl Setup {
             })?;
         }
         let config = directory.join("config.toml");
+        let cache = self.cache.clone().unwrap_or_else(|| self::directory("WEIR_CACHE_DIR", "test-cache"));
         let text = format!(
-            "[admin]\nlisten = \"127.0.0.1:0\"\n[plugins]\ndirectory = {plugins:?}\n[node]\nworkers = {}\ndrain-timeout = \"2s\"\n[[listener]]\nname = \"in\"\nlisten = \"127.0.0.1:0\"\n{}{}",
-            self.workers, self.listener, self.text
+            "[admin]\nlisten = \"127.0.0.1:0\"\n[plugins]\ndirectory = {plugins:?}\ncache = {cache:?}\n{}[node]\nworkers = {}\ndrain-timeout = \"2s\"\n[[listener]]\nname = \"in\"\nlisten = \"127.0.0.1:0\"\n{}{}",
+            self.of_plugins, self.workers, self.listener, self.text
         );
         std::fs::write(&config, text)?;
         Ok(config)
@@ -163,6 +193,11 @@ impl Weir {
         self.running().listener("in").expect("there is a listener `in`")
     }
 
+    /// The address of another listener, if there is one now.
+    pub fn listener(&self, name: &str) -> Option<SocketAddr> {
+        self.running().listener(name)
+    }
+
     /// A client of each protocol.
     pub async fn clients(&self) -> anyhow::Result<[Client; 2]> {
         Ok([Client::http1(self.address()).await?, Client::http2(self.address()).await?])
@@ -179,6 +214,11 @@ impl Weir {
 
     pub fn config_file(&self) -> PathBuf {
         self.directory.path().join("config.toml")
+    }
+
+    /// Changes the configuration as an editor does: written beside it, then renamed.
+    pub fn edit(&self, from: &str, to: &str) {
+        edit_file(&self.config_file(), from, to);
     }
 
     pub fn generation(&self) -> u64 {
@@ -220,6 +260,16 @@ impl Weir {
         }
     }
 
+    /// The records since the last call, for tests that make too many to keep.
+    pub fn take_records(&self) -> Vec<serde_json::Value> {
+        self.records.take()
+    }
+
+    /// What the workers share, for a look at counters without a call.
+    pub fn node(&self) -> &Node {
+        &self.running().node
+    }
+
     /// The records of all exchanges so far. With one worker none is still to come, as the one that this makes is last.
     pub async fn all_records(&self) -> anyhow::Result<Vec<serde_json::Value>> {
         client::fetch(self.address(), "no-such-service", "/last").await?;
@@ -243,6 +293,14 @@ impl Weir {
         }
         self.records.read()
     }
+}
+
+/// Replaces a part of a file, which must be there, at one instant.
+pub fn edit_file(file: &Path, from: &str, to: &str) {
+    let text = std::fs::read_to_string(file).expect("the file is read");
+    assert!(text.contains(from), "{from:?} is not in {text}");
+    std::fs::write(file.with_extension("new"), text.replace(from, to)).expect("the new file is written");
+    std::fs::rename(file.with_extension("new"), file).expect("the new file is renamed");
 }
 
 /// Where `cargo xtask test` has put the reference plugins.

@@ -76,17 +76,29 @@ async fn a_body_that_stalls_is_let_go_at_the_deadline() -> Result {
 }
 
 #[tokio::test]
-#[ignore = "hyper asks for no more of a body while its caller reads nothing, so that nobody looks at the clock"]
 async fn a_caller_that_reads_nothing_is_let_go_at_the_deadline() -> Result {
     let upstream = Upstream::start(Reply::new(200).huge(1 << 30)).await?;
     let weir = Setup::in_front_of(upstream.address(), "timeout = \"1s\"").start();
     for (count, service) in [(2, "one"), (4, "two")] {
         let mut held = Vec::new();
         for mut client in weir.clients().await? {
-            held.push(client.open(client::get(service, "/")?).await?);
+            let response = client.open(client::get(service, "/")?).await?;
+            held.push((client, response));
         }
         weir.until("the endpoint is let go", async || upstream.abandoned_count() == count).await;
+        if let [_, over_http2] = &mut held[..] {
+            // The connection is good for others: only the stream was reset.
+            let response = over_http2.0.send(client::get("none", "/")?).await?;
+            assert_eq!(response.status, 404);
+        }
     }
+    let records = weir.all_records().await?;
+    let records: Vec<_> = records.iter().filter(|record| record["service"].is_string()).collect();
+    assert_eq!(records.len(), 4);
+    assert!(
+        records.iter().all(|record| record["outcome"] == "truncated" && record["error"] == "timeout"),
+        "{records:#?}"
+    );
     Ok(())
 }
 

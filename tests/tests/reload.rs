@@ -252,21 +252,3 @@ async fn cells_survive_a_reload() -> Result {
     }
     Ok(())
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn fifty_reloads_under_load_fail_no_exchange_and_mix_no_versions() -> Result {
-    let upstream = Upstream::start(Behaviour::echo()).await?;
-    let chameleon = Chameleon::default();
-    let weir = chameleon.setup("v0", upstream.address()).start();
-    let mut client = Client::http1(weir.address()).await?;
-    let traffic = Traffic::start(&weir);
-    for round in 1..=50 {
-        weir.drop_plugin(&chameleon.version(&format!("v{}", round % 2)), "chameleon");
-        until_live(&weir, &mut client, &format!("v{}", round % 2)).await?;
-    }
-    let answered = traffic.stop().await?;
-    assert!(answered > 500, "{answered}");
-    assert_eq!((weir.metric(PLUGINS_OK).await, weir.metric(PLUGINS_FAILED).await.unwrap_or(0.0)), (Some(50.0), 0.0));
-    weir.until("old generations are freed", async || weir.metric("weir_live_generations").await == Some(1.0)).await;
-    Ok(())
-}

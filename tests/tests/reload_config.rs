@@ -45,7 +45,12 @@ async fn an_edit_of_the_configuration_is_live_and_a_broken_one_is_told() -> Resu
         ("an unknown key", "[chain]", "[chains]", "chains"),
         ("an unknown plugin", "plugin = \"chameleon\"", "plugin = \"camelion\"", "camelion"),
         ("against the schema", "name = \"c:\"", "name = 5", "5"),
-        ("another listener", "name = \"in\"", "name = \"on\"", "next start"),
+        (
+            "what is set up at start",
+            "workers = 2",
+            "workers = 1",
+            "[node] workers changed, which takes effect at the next start",
+        ),
     ];
     let mut failed = 0.0;
     for (what, from, to, said) in broken {

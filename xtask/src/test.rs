@@ -24,6 +24,7 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
         .args(arguments)
         .env("WEIR_PLUGINS_DIR", workspace.output("plugins"))
         .env("WEIR_GUESTS_DIR", workspace.output("guests"))
+        .env("WEIR_CACHE_DIR", workspace.output("test-cache"))
         .stdout(Stdio::piped());
     let mut tests = command.spawn().context("cannot start cargo")?;
     let mut totals = Totals::default();

@@ -1,7 +1,9 @@
 //! Bodies on their way: the caller's, kept for another attempt as far as the limit goes, and the answer's, which carries
 //! its exchange to the end.
 
+use crate::config::Protocol;
 use crate::exchange::Exchange;
+use crate::leash::Owed;
 use crate::outcome::FailureKind;
 use crate::response;
 use crate::service::InFlight;
@@ -15,7 +17,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, ready};
 use thiserror::Error;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -31,9 +33,12 @@ pub enum BodyError {
     Peer(#[from] hyper::Error),
 }
 
-/// The caller's body, shared by the attempts that send it.
+/// The caller's body, shared by the attempts that send it, for as long as the exchange lasts.
 #[derive(Clone)]
-pub struct Upload(Rc<RefCell<Source>>);
+pub struct Upload(Rc<Lent>);
+
+/// The body, of which the attempts have a share as well: dropped with the exchange.
+struct Lent(Rc<RefCell<Source>>);
 
 struct Source {
     incoming: Incoming,
@@ -47,13 +52,43 @@ struct Source {
     bytes: u64,
     /// The attempt that reads now. An earlier one may linger in its connection's task.
     reader: u32,
+    /// What that attempt's endpoint is still to take.
+    owed: Weak<Owed>,
+    /// The exchange has ended.
+    over: bool,
+}
+
+impl Source {
+    /// An endpoint that has answered, or that nobody waits for any more, has little time to take what is left: it might
+    /// keep the connection, and the caller's, by reading nothing.
+    fn let_go(&self) {
+        if let Some(owed) = self.owed.upgrade() {
+            owed.last();
+        }
+    }
+
+    fn lend(&mut self, owed: &Rc<Owed>, reader: u32) {
+        if self.over || self.reader != reader {
+            owed.last();
+        } else {
+            self.owed = Rc::downgrade(owed);
+        }
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let mut source = self.0.borrow_mut();
+        source.over = true;
+        source.let_go();
+    }
 }
 
 impl Upload {
     /// Keeps up to `keep` bytes for another attempt.
     pub fn new(incoming: Incoming, keep: Option<usize>) -> Self {
         let (size, ended) = (incoming.size_hint(), incoming.is_end_stream());
-        Self(Rc::new(RefCell::new(Source {
+        let source = Source {
             incoming,
             size,
             kept: Vec::new(),
@@ -62,39 +97,46 @@ impl Upload {
             ended,
             bytes: 0,
             reader: 0,
-        })))
+            owed: Weak::new(),
+            over: false,
+        };
+        Self(Rc::new(Lent(Rc::new(RefCell::new(source)))))
+    }
+
+    fn source(&self) -> &RefCell<Source> {
+        &self.0.0
     }
 
     /// Whether the body could be sent from its beginning once more.
     pub fn is_replayable(&self) -> bool {
-        let source = self.0.borrow();
+        let source = self.source().borrow();
         source.room.is_some() || source.bytes == 0
     }
 
     pub fn is_empty(&self) -> bool {
-        let source = self.0.borrow();
+        let source = self.source().borrow();
         source.ended && source.kept.is_empty()
     }
 
     /// Bytes read from the caller.
     pub fn bytes(&self) -> u64 {
-        self.0.borrow().bytes
+        self.source().borrow().bytes
     }
 
     /// Reads the body to its end, if that comes within `limit` bytes. What was read is there for the attempts either way.
     pub async fn whole(&self, limit: usize) -> Result<Option<Bytes>, BodyError> {
         let mut length = 0;
         loop {
-            if self.0.borrow().ended {
-                let mut source = self.0.borrow_mut();
+            if self.source().borrow().ended {
+                let mut source = self.source().borrow_mut();
                 source.room = source.room.or(Some(0));
                 return Ok(Some(source.kept.concat().into()));
             }
-            if length > limit || self.0.borrow().size.lower() > limit as u64 {
+            if length > limit || self.source().borrow().size.lower() > limit as u64 {
                 return Ok(None);
             }
-            let frame = poll_fn(|context| Pin::new(&mut self.0.borrow_mut().incoming).poll_frame(context)).await;
-            let mut source = self.0.borrow_mut();
+            let frame = poll_fn(|context| Pin::new(&mut self.source().borrow_mut().incoming).poll_frame(context)).await;
+            let mut source = self.source().borrow_mut();
             match frame.transpose()? {
                 None => source.ended = true,
                 Some(frame) => {
@@ -114,17 +156,27 @@ impl Upload {
 
     /// Sends these bytes instead.
     pub fn replace(&self, body: Bytes) {
-        let mut source = self.0.borrow_mut();
+        let mut source = self.source().borrow_mut();
         source.size = SizeHint::with_exact(body.len() as u64);
         source.kept = vec![body];
         (source.ended, source.room) = (true, Some(0));
     }
 
     /// The body for the next attempt, from its beginning.
-    pub fn attempt(&self) -> RequestBody {
-        let mut source = self.0.borrow_mut();
+    pub fn attempt(&self, protocol: Protocol) -> RequestBody {
+        let mut source = self.source().borrow_mut();
+        source.let_go();
         source.reader += 1;
-        RequestBody { source: self.0.clone(), reader: source.reader, position: 0, trailers_sent: false }
+        RequestBody {
+            source: self.0.0.clone(),
+            reader: source.reader,
+            position: 0,
+            trailers_sent: false,
+            taking: match protocol {
+                Protocol::Http1 => Taking::Watched { _owed: None },
+                Protocol::Http2 => Taking::Unasked,
+            },
+        }
     }
 }
 
@@ -134,6 +186,39 @@ pub struct RequestBody {
     reader: u32,
     position: usize,
     trailers_sent: bool,
+    taking: Taking,
+}
+
+/// Who looks after an endpoint that does not take the body. An HTTP/1 connection is closed if it has not after the answer
+/// (`service/client/http1.rs`); an HTTP/2 stream has a task of its own, which can be ended.
+enum Taking {
+    /// hyper asks for a first piece in the task of the whole connection, and starts the stream's own if that has to wait.
+    Unasked,
+    Asked,
+    Watched {
+        _owed: Option<Rc<Owed>>,
+    },
+}
+
+impl RequestBody {
+    /// Whether the body is in the task that is to send it.
+    fn is_in_place(&mut self, context: &Context<'_>) -> bool {
+        if matches!(self.taking, Taking::Watched { .. }) {
+            return true;
+        }
+        if let Some(owed) = Owed::watched() {
+            let owed = Rc::new(owed);
+            self.source.borrow_mut().lend(&owed, self.reader);
+            self.taking = Taking::Watched { _owed: Some(owed) };
+            return true;
+        }
+        let was_asked = matches!(self.taking, Taking::Asked);
+        if !was_asked {
+            self.taking = Taking::Asked;
+            context.waker().wake_by_ref();
+        }
+        was_asked
+    }
 }
 
 impl Body for RequestBody {
@@ -142,6 +227,9 @@ impl Body for RequestBody {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
+        if !this.is_in_place(context) {
+            return Poll::Pending;
+        }
         let mut source = this.source.borrow_mut();
         if source.reader != this.reader {
             return Poll::Ready(Some(Err(BodyError::Superseded)));
@@ -195,9 +283,18 @@ impl Body for RequestBody {
 /// The body of what the caller is answered.
 pub enum ResponseBody {
     /// The proxy's or a policy's own answer. The exchange ends when it has been written, or dropped.
-    Own(Option<Bytes>, Option<Box<Exchange>>),
+    Own(Option<Bytes>, Option<Box<Exchange>>, Owed),
     Relay(Box<Relay>),
     Empty,
+}
+
+impl ResponseBody {
+    /// An own answer, of which the caller is to take the body without delay.
+    pub fn own(body: Bytes, exchange: Option<Box<Exchange>>) -> Self {
+        let owed = Owed::here();
+        owed.given(None);
+        Self::Own(Some(body), exchange, owed)
+    }
 }
 
 /// An answer's body, as far as it was read.
@@ -275,6 +372,7 @@ pub struct Relay {
     pub in_flight: Option<InFlight>,
     pub upload: Upload,
     pub grpc: bool,
+    owed: Owed,
     timer: Option<Pin<Box<Sleep>>>,
     ended: bool,
 }
@@ -282,7 +380,9 @@ pub struct Relay {
 impl Relay {
     pub fn new(body: Read, exchange: Exchange, in_flight: Option<InFlight>, upload: Upload, grpc: bool) -> Self {
         let Read { first, rest } = body;
-        Self { first, rest, exchange, in_flight, upload, grpc, timer: None, ended: false }
+        let owed = Owed::here();
+        owed.given(exchange.deadline);
+        Self { first, rest, exchange, in_flight, upload, grpc, owed, timer: None, ended: false }
     }
 
     /// Whether there is nothing more to pass on.
@@ -307,12 +407,22 @@ impl Relay {
         self.exchange.recording.record.request_bytes = self.upload.bytes();
     }
 
-    /// The body cannot go on. A gRPC caller is told so in trailers, any other by a connection or stream that breaks.
-    fn break_off(&mut self, failure: FailureKind, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn fail(&mut self, failure: FailureKind, error: &BodyError) {
         self.exchange.failure = Some(failure);
         self.exchange.recording.record.error = Some(failure.as_str());
         self.exchange.recording.record.message = Some(error.to_string());
         self.end(End::Truncated);
+        // What is said of it may still be taken.
+        self.owed.given(None);
+    }
+
+    fn is_overdue(&self) -> bool {
+        self.exchange.deadline.is_some_and(|deadline| deadline <= std::time::Instant::now())
+    }
+
+    /// The body cannot go on. A gRPC caller is told so in trailers, any other by a connection or stream that breaks.
+    fn break_off(&mut self, failure: FailureKind, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.fail(failure, &error);
         if !self.grpc {
             return Poll::Ready(Some(Err(error)));
         }
@@ -326,7 +436,7 @@ impl Relay {
             return Poll::Ready(None);
         }
         // A caller that reads slowly finds the next piece ready each time, so the timer below would never run.
-        if self.exchange.deadline.is_some_and(|deadline| deadline <= std::time::Instant::now()) && !self.is_over() {
+        if self.is_overdue() && !self.is_over() {
             return self.break_off(FailureKind::Timeout, BodyError::Deadline);
         }
         let next = match (self.first.pop_front(), &mut self.rest) {
@@ -348,9 +458,11 @@ impl Relay {
                     record.grpc_status = response::grpc_status(trailers).or(record.grpc_status);
                     self.end(End::Ok);
                 }
+                self.owed.given(self.exchange.deadline);
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Pending => {
+                self.owed.taken();
                 let Some(deadline) = self.exchange.deadline else { return Poll::Pending };
                 let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(Instant::from_std(deadline))));
                 ready!(timer.as_mut().poll(context));
@@ -362,10 +474,26 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        if !self.ended {
-            // The server does not ask for what it knows to be over, nor for more than the length that was announced.
-            let is_whole = self.is_over() || self.size_hint().exact() == Some(0);
-            self.end(if is_whole { End::Ok } else { End::ClientLeft });
+        // Why it broke off is known.
+        if self.exchange.failure.is_some() {
+            return;
+        }
+        let is_late = self.owed.is_late();
+        // The server does not ask for what it knows to be over, nor for more than the length that was announced.
+        let is_whole = self.ended || self.is_over() || self.size_hint().exact() == Some(0);
+        if is_whole && !is_late {
+            if !self.ended {
+                self.end(End::Ok);
+            }
+        } else if self.is_overdue() {
+            // The caller took nothing, so that nobody asked for more until then.
+            self.fail(FailureKind::Timeout, &BodyError::Deadline);
+        } else {
+            if is_late {
+                let message = "the caller took nothing for as long as [limits] write-timeout allows";
+                self.exchange.recording.record.message = Some(message.to_owned());
+            }
+            self.end(End::ClientLeft);
         }
     }
 }
@@ -376,7 +504,7 @@ impl Body for ResponseBody {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
-            Self::Own(bytes, exchange) => {
+            Self::Own(bytes, exchange, _) => {
                 let frame = bytes.take().filter(|bytes| !bytes.is_empty()).map(|bytes| Ok(Frame::data(bytes)));
                 if frame.is_none() {
                     exchange.take();
@@ -390,7 +518,7 @@ impl Body for ResponseBody {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Own(bytes, _) => bytes.as_ref().is_none_or(Bytes::is_empty),
+            Self::Own(bytes, ..) => bytes.as_ref().is_none_or(Bytes::is_empty),
             Self::Relay(relay) => relay.is_over(),
             Self::Empty => true,
         }
@@ -398,7 +526,7 @@ impl Body for ResponseBody {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Own(bytes, _) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Own(bytes, ..) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Self::Relay(relay) => relay.size_hint(),
             Self::Empty => SizeHint::with_exact(0),
         }

@@ -31,7 +31,7 @@ impl Metadata for RequestHead<'_> {
             Pseudo::Authority => walk.target.authority().into(),
             Pseudo::Protocol => if walk.caller.http2 { "http2" } else { "http1" }.into(),
             Pseudo::Peer => walk.connection.peer.to_string().into(),
-            Pseudo::Identity => walk.connection.listener.identity.as_deref()?.into(),
+            Pseudo::Identity => walk.terms.listener.identity.as_deref()?.into(),
             Pseudo::Route => walk.route.name.as_ref().into(),
             Pseudo::Service | Pseudo::Status | Pseudo::Endpoint => return None,
         };

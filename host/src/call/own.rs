@@ -74,5 +74,5 @@ pub fn respond(caller: &Caller, exchange: &mut Exchange, refusal: &Refusal) -> R
 /// The response with its exchange, which ends once it is written.
 pub fn with_exchange(response: Response<Bytes>, mut exchange: Exchange) -> Response<ResponseBody> {
     exchange.recording.record.status = Some(response.status().as_u16());
-    response.map(|body| ResponseBody::Own(Some(body), Some(Box::new(exchange))))
+    response.map(|body| ResponseBody::own(body, Some(Box::new(exchange))))
 }

@@ -56,10 +56,10 @@ impl Walk<'_> {
             (timeout, remaining) => timeout.or(remaining),
         };
         let send = async {
-            if parts.method == Method::CONNECT {
-                return tunnel::dial(endpoint).await;
-            }
             let options = **exchange.service.options.load();
+            if parts.method == Method::CONNECT {
+                return tunnel::dial(endpoint, options.connect_timeout).await;
+            }
             let request = self.outgoing(exchange, endpoint, options.protocol, parts);
             let sent = self.worker.clients.send(&exchange.service.name, endpoint, &options, request).await?;
             let mut response = sent.map(Read::from);
@@ -99,7 +99,7 @@ impl Walk<'_> {
             strip_prefix: self.route.strip_prefix.as_deref(),
             left: exchange.remaining(),
         };
-        Request::from_parts(to_upstream(parts, &hop), self.upload.attempt())
+        Request::from_parts(to_upstream(parts, &hop), self.upload.attempt(protocol))
     }
 }
 

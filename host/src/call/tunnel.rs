@@ -7,9 +7,9 @@ use super::request;
 use super::send::Failed;
 use crate::exchange::Exchange;
 use crate::listener::Connection;
-use crate::outcome::FailureKind;
 use crate::response::{Caller, ErrorKind, ProxyError};
 use crate::service::InFlight;
+use crate::service::client;
 use crate::service::endpoint::Endpoint;
 use crate::telemetry::record::End;
 use http::request::Parts;
@@ -18,6 +18,7 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
 use tokio::net::TcpStream;
 
@@ -39,12 +40,8 @@ impl Upgrade {
 struct Dialled(Arc<Mutex<Option<TcpStream>>>);
 
 /// Opens the connection that a CONNECT asks for.
-pub async fn dial(endpoint: &Endpoint) -> Result<Response<Read>, Failed> {
-    let stream = TcpStream::connect(&*endpoint.address).await.map_err(|error| Failed {
-        failure: FailureKind::Connect,
-        reached: false,
-        message: format!("cannot connect to {}: {error}", endpoint.address),
-    })?;
+pub async fn dial(endpoint: &Endpoint, patience: Duration) -> Result<Response<Read>, Failed> {
+    let stream = client::dial(&endpoint.address, patience).await?;
     let mut response = Response::new(Read::empty());
     response.extensions_mut().insert(Dialled(Arc::new(Mutex::new(Some(stream)))));
     Ok(response)

@@ -2,6 +2,7 @@
 
 use crate::plugin::bindings::{Hook, HookSet, Hooks, types};
 use crate::plugin::instance::{ConfigureError, HookError, Instance};
+use crate::plugin::outbound::{self, Caller};
 use crate::plugin::{Policy, SETUP_CPU};
 use crate::service::Service;
 use crate::telemetry::metrics::handles::HookMetrics;
@@ -19,6 +20,8 @@ pub struct BoundPolicy {
     slot: RefCell<Slot>,
     ticked: Cell<Option<Instant>>,
     metrics: Vec<(Hook, HookMetrics)>,
+    /// What makes the policy's own calls, where it ticks on a thread of its own.
+    caller: Option<Caller>,
 }
 
 #[derive(Debug, Default)]
@@ -48,11 +51,24 @@ impl fmt::Display for PolicyError {
 }
 
 impl BoundPolicy {
+    /// For a worker.
     pub fn new(policy: Arc<Policy>) -> Self {
+        let ticks_alone = outbound::ticks_alone(&policy).is_some();
+        Self::with(policy, None, |hook| hook != Hook::Tick || !ticks_alone)
+    }
+
+    /// For the thread on which the policy ticks alone, and calls out. Only there [`BoundPolicy::tick`] may take long.
+    pub fn calling_out(policy: Arc<Policy>, caller: Caller) -> Self {
+        Self::with(policy, Some(caller), |hook| hook == Hook::Tick)
+    }
+
+    fn with(policy: Arc<Policy>, caller: Option<Caller>, wanted: impl Fn(Hook) -> bool) -> Self {
         let mut calls = HookSet::default();
         if let Ok(plugin) = &policy.plugin {
             for hook in Hook::ALL.into_iter().filter(|hook| {
-                plugin.hooks.has(*hook) && !occasion(*hook).is_some_and(|occasion| policy.needs.skips(occasion))
+                plugin.hooks.has(*hook)
+                    && wanted(*hook)
+                    && !occasion(*hook).is_some_and(|occasion| policy.needs.skips(occasion))
             }) {
                 calls.insert(hook);
             }
@@ -63,7 +79,7 @@ impl BoundPolicy {
             .filter(|hook| calls.has(*hook))
             .map(|hook| (hook, metrics.hook(&policy.name, hook.name())))
             .collect();
-        Self { policy, calls, slot: RefCell::default(), ticked: Cell::new(None), metrics }
+        Self { policy, calls, slot: RefCell::default(), ticked: Cell::new(None), metrics, caller }
     }
 
     pub fn name(&self) -> &Arc<str> {
@@ -129,7 +145,7 @@ impl BoundPolicy {
         run: impl FnOnce(&Hooks, StoreContextMut<'_, crate::plugin::State>) -> wasmtime::Result<Result<R, String>>,
     ) -> Result<R, PolicyError> {
         let mut slot = self.slot.borrow_mut();
-        let result = match slot.ready(&self.policy) {
+        let result = match slot.ready(&self.policy, self.caller.as_ref()) {
             Ok(instance) => {
                 let started = Instant::now();
                 let cpu = if hook == Hook::OnEndpoints { SETUP_CPU } else { Duration::ZERO };
@@ -184,9 +200,9 @@ impl BoundPolicy {
         Ok(())
     }
 
-    /// Makes the instance before the first exchange needs it.
+    /// Gets the instance before the first exchange needs it.
     pub fn warm(&self) {
-        if let Err(why) = self.slot.borrow_mut().ready(&self.policy).map(|_| ()) {
+        if let Err(why) = self.slot.borrow_mut().ready(&self.policy, self.caller.as_ref()).map(|_| ()) {
             tracing::warn!(policy = &*self.policy.name, "cannot make an instance: {why}");
         }
     }
@@ -212,7 +228,7 @@ impl BoundPolicy {
 }
 
 impl Slot {
-    fn ready(&mut self, policy: &Policy) -> Result<&mut Instance, String> {
+    fn ready(&mut self, policy: &Policy, caller: Option<&Caller>) -> Result<&mut Instance, String> {
         if self.instance.is_none() {
             if let Some((why, until)) = &self.failed
                 && Instant::now() < *until
@@ -220,8 +236,16 @@ impl Slot {
                 return Err(why.clone());
             }
             let plugin = policy.plugin.as_ref().map_err(Clone::clone)?;
-            match Instance::new(policy, plugin) {
-                Ok((instance, _)) => (self.instance, self.failed) = (Some(instance), None),
+            let made = match caller {
+                None => policy.instance(plugin),
+                // Those that are kept are the workers'.
+                Some(caller) => Instance::new(policy, plugin).map(|(mut instance, _)| {
+                    instance.let_call_out(caller.clone());
+                    instance
+                }),
+            };
+            match made {
+                Ok(instance) => (self.instance, self.failed) = (Some(instance), None),
                 Err(error) => {
                     let why = format!("no instance can be made: {}", reason(error));
                     plugin.count_trap(&why);
@@ -239,6 +263,7 @@ impl Slot {
 fn reason(error: ConfigureError) -> String {
     match error {
         ConfigureError::Broken(why) => why,
+        ConfigureError::Denied(capability) => format!("it asks for {capability}, which is not allowed"),
         ConfigureError::Problems(problems) => {
             let problems: Vec<String> =
                 problems.into_iter().map(|(pointer, message)| format!("{pointer} {message}")).collect();

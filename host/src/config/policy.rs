@@ -6,12 +6,13 @@ use serde::Serialize;
 use serde_json::Value as Json;
 use toml::de::DeValue;
 
+use super::capability::{Capability, capabilities};
 use super::names::Kind;
 use super::positions::Positions;
 use super::problem::Position;
 use super::reader::{Fields, Value};
 use super::show;
-use super::values::{choice, list, name, reference, size, string, table, timeout};
+use super::values::{choice, name, reference, size, table, timeout};
 
 /// A plugin with a configuration, to be placed in chains.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
@@ -25,9 +26,9 @@ pub struct Policy {
     pub limits: PolicyLimits,
     /// What the plugin's `configure` gets: always an object. Dates are strings.
     pub config: Json,
-    /// What the plugin may use, such as `crypto:service-signing`.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub allow: Vec<String>,
+    /// What the plugin may use, exactly. `None`: the keys that `config` names, and `endpoints`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow: Option<Vec<Capability>>,
     #[serde(skip)]
     positions: Positions,
 }
@@ -73,6 +74,11 @@ impl Policy {
         self.positions.nearest("/plugin")
     }
 
+    /// Where it is said what the plugin may use; where the policy begins, if that is not said.
+    pub fn allow_position(&self) -> Position {
+        self.positions.nearest("/allow")
+    }
+
     /// Where the policy begins.
     pub fn start(&self) -> Position {
         self.positions.nearest("")
@@ -88,7 +94,10 @@ pub(super) fn policy(name_of_policy: &str, value: &Value<'_>) -> Option<Policy> 
         positions.note("/plugin", fields.at_key("plugin"));
         let on_error = fields.or("on-error", OnError::default(), on_error);
         let limits = fields.or("limits", PolicyLimits::default(), table(limits));
-        let allow = fields.or("allow", Vec::new(), list(string));
+        let allow = fields.optional("allow", capabilities);
+        if allow.is_some() {
+            positions.note("/allow", fields.at_key("allow"));
+        }
         let config = match fields.value("config") {
             Some(value) => config(&value, &mut positions),
             None => Some(Json::Object(serde_json::Map::new())),

@@ -30,15 +30,28 @@ pub struct Problem {
 
 impl Problem {
     pub fn new(file: &Path, at: Position, message: impl Into<String>) -> Self {
-        Self { file: file.to_owned(), line: at.line, column: at.column, message: message.into(), hint: None }
+        let message = printable(message.into());
+        Self { file: file.to_owned(), line: at.line, column: at.column, message, hint: None }
     }
 
     /// Adds what the reader of the problem may do about it.
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+        self.hint = Some(printable(hint.into()));
         self
     }
+}
+
+/// Names may have any characters, and people read them on a terminal.
+fn printable(text: String) -> String {
+    if !text.contains(char::is_control) {
+        return text;
+    }
+    let shown = |character: char| match character.is_control() {
+        true => character.escape_debug().to_string(),
+        false => character.to_string(),
+    };
+    text.chars().map(shown).collect()
 }
 
 impl fmt::Display for Problem {

@@ -45,8 +45,8 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn report(&self, at: Position, message: impl Into<String>, hint: impl Into<String>) {
-        let mut problem = Problem::new(self.file, at, message);
-        problem.hint = Some(hint.into()).filter(|hint| !hint.is_empty());
+        let (problem, hint) = (Problem::new(self.file, at, message), hint.into());
+        let problem = if hint.is_empty() { problem } else { problem.with_hint(hint) };
         self.problems.borrow_mut().push(problem);
     }
 

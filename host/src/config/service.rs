@@ -7,6 +7,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::names::Kind;
+use super::positions::Positions;
+use super::problem::Position;
 use super::reader::{Fields, Value};
 use super::show;
 use super::values::{boolean, choice, host_and_port, integer, name, socket_address, strings, timeout};
@@ -26,6 +28,15 @@ pub struct Listener {
     pub connect: bool,
     /// Whether `x-forwarded-*` of the caller are kept rather than replaced.
     pub trust_forwarded: bool,
+    #[serde(skip)]
+    positions: Positions,
+}
+
+impl Listener {
+    /// Where its address is written.
+    pub fn address_position(&self) -> Position {
+        self.positions.nearest("/listen")
+    }
 }
 
 /// Who has which address already, so that no two listeners ask for one.
@@ -44,7 +55,9 @@ pub(super) fn listener(fields: &mut Fields<'_>, taken: &mut Taken) -> Option<Lis
             fields.reader.report(fields.at_key("listen"), message, "give each its own port");
         }
     }
-    Some(Listener { name: name_of_listener?, listen: listen?, identity, connect, trust_forwarded })
+    let mut positions = Positions::default();
+    positions.note("/listen", fields.at_key("listen"));
+    Some(Listener { name: name_of_listener?, listen: listen?, identity, connect, trust_forwarded, positions })
 }
 
 /// `[[service]]`: a named group of endpoints.

@@ -1,6 +1,7 @@
 //! The tables of which there is one: `[admin]`, `[plugins]`, `[node]`, `[retry-budget]`, `[log]`,
 //! `[trace]`, `[limits]`.
 
+use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::reader::{Fields, Value};
+use super::rollback::{Rollback, rollback};
 use super::show;
 use super::values::{choice, duration, integer, name, path, size, socket_address, string, timeout};
 
@@ -40,24 +42,53 @@ pub struct Plugins {
     /// Every `.wasm` file here is a plugin, named by its stem. A relative path starts at the
     /// working directory of the process, as on a command line, not at the configuration file.
     pub directory: PathBuf,
+    /// Where compiled plugins are kept, so that a version is compiled once; `None`, or `"off"` in the file: nowhere. The
+    /// default is the cache directory of the service or of the user.
+    #[serde(serialize_with = "show::path_or_off")]
+    pub cache: Option<PathBuf>,
+    /// When a new version is taken back by itself; `None`, or `"off"` in the file: never.
+    #[serde(serialize_with = "show::or_off")]
+    pub rollback: Option<Rollback>,
 }
 
 impl Default for Plugins {
     fn default() -> Self {
-        Self { directory: PathBuf::from("target/plugins") }
+        Self {
+            directory: PathBuf::from("target/plugins"),
+            cache: default_cache(|name| std::env::var_os(name)),
+            rollback: Some(Rollback::default()),
+        }
     }
+}
+
+/// `$CACHE_DIRECTORY` (systemd), `$XDG_CACHE_HOME/weir` or `$HOME/.cache/weir`.
+pub(super) fn default_cache(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    // What is relative or empty does not count (XDG Base Directory Specification).
+    let directory = |name| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    // systemd makes the directory so that others can read it, and gives a list where there are several.
+    let service =
+        variable("CACHE_DIRECTORY").and_then(|list| std::env::split_paths(&list).find(|path| path.is_absolute()));
+    service
+        .map(|directory| directory.join("plugins"))
+        .or_else(|| Some(directory("XDG_CACHE_HOME")?.join("weir")))
+        .or_else(|| Some(directory("HOME")?.join(".cache/weir")))
 }
 
 pub(super) fn plugins(fields: &mut Fields<'_>) -> Option<Plugins> {
     let default = Plugins::default();
-    Some(Plugins { directory: fields.or("directory", default.directory, path) })
+    let cache = |value: &Value<'_>| path(value).map(|path| (path.as_os_str() != "off").then_some(path));
+    Some(Plugins {
+        directory: fields.or("directory", default.directory, path),
+        cache: fields.or("cache", default.cache, cache),
+        rollback: fields.or("rollback", default.rollback, rollback),
+    })
 }
 
 /// `[node]`: this process.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Node {
-    /// Threads that serve exchanges, 1 to 1024; by default one for each CPU.
+    /// Threads that serve exchanges, 1 to 255; by default one for each CPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workers: Option<usize>,
     /// How long exchanges in flight may take to end after SIGTERM. Zero does not wait.
@@ -77,7 +108,7 @@ impl Default for Node {
 pub(super) fn node(fields: &mut Fields<'_>) -> Option<Node> {
     let default = Node::default();
     Some(Node {
-        workers: fields.optional("workers", integer(1..=1024)),
+        workers: fields.optional("workers", integer(1..=255)),
         drain_timeout: fields.or("drain-timeout", default.drain_timeout, duration),
         name: fields.optional("name", name),
     })
@@ -228,6 +259,9 @@ pub struct Limits {
     /// For a connection to carry nothing.
     #[serde(serialize_with = "show::duration")]
     pub idle_timeout: Duration,
+    /// For a caller to take nothing of what it is sent.
+    #[serde(serialize_with = "show::duration")]
+    pub write_timeout: Duration,
     /// Exchanges in progress on the node, streams and tunnels included; more are answered 503.
     pub max_pending: usize,
     /// Attempts of one exchange, whatever its policies decide.
@@ -245,6 +279,7 @@ impl Default for Limits {
             max_body_buffer: 64 * 1024,
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
+            write_timeout: Duration::from_secs(30),
             max_pending: 10_000,
             max_attempts: 10,
         }
@@ -263,6 +298,7 @@ pub(super) fn limits(fields: &mut Fields<'_>) -> Option<Limits> {
         max_body_buffer: fields.or("max-body-buffer", default.max_body_buffer, size(0..=GIB)),
         header_timeout: fields.or("header-timeout", default.header_timeout, timeout),
         idle_timeout: fields.or("idle-timeout", default.idle_timeout, timeout),
+        write_timeout: fields.or("write-timeout", default.write_timeout, timeout),
         max_pending: fields.or("max-pending", default.max_pending, integer(1..=1_000_000)),
         max_attempts: fields.or("max-attempts", default.max_attempts, integer(1..=1000)),
     })

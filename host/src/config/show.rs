@@ -1,13 +1,22 @@
 //! Writes values the way the file would: for `Serialize`.
 
 use std::fmt::Display;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use http::header::HeaderName;
-use serde::Serializer;
+use serde::{Serialize, Serializer};
 
 pub(super) fn duration<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&humantime::format_duration(*duration))
+}
+
+/// A path of which `None` means that there is none.
+pub(super) fn path_or_off<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+    match path {
+        Some(path) => serializer.collect_str(&path.display()),
+        None => serializer.serialize_str("off"),
+    }
 }
 
 /// A timeout of which `None` means that there is none.
@@ -32,4 +41,12 @@ pub(super) fn each<T: Display, S: Serializer>(items: &[T], serializer: S) -> Res
 
 pub(super) fn headers<S: Serializer>(headers: &[(HeaderName, String)], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_map(headers.iter().map(|(name, value)| (name.as_str(), value)))
+}
+
+/// What can be turned off.
+pub(super) fn or_off<T: Serialize, S: Serializer>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => value.serialize(serializer),
+        None => serializer.serialize_str("off"),
+    }
 }

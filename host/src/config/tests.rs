@@ -20,6 +20,7 @@ const EVERYTHING: &str = r#"
 listen = "127.0.0.1:0"
 [plugins]
 directory = "plugins"
+rollback = { within = "30s", failures = 5, percent = 50 }
 [node]
 workers = 2
 drain-timeout = "0s"
@@ -44,6 +45,7 @@ max-streams = 10
 max-body-buffer = "1MB"
 header-timeout = "5s"
 idle-timeout = "250ms"
+write-timeout = "3s"
 max-pending = 7
 max-attempts = 3
 

@@ -8,7 +8,7 @@ wasmtime::component::bindgen!({
 });
 
 pub use self::weir::policy::types;
-pub use self::weir::policy::{cells, clock, crypto, endpoints, log, metrics, names, random, trace};
+pub use self::weir::policy::{cells, clock, crypto, endpoints, log, metrics, names, outbound, random, trace};
 
 use super::imports::State;
 use wasmtime::component::{

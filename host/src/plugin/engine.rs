@@ -1,20 +1,27 @@
 //! From bytes to something that can be instantiated.
 
 use super::bindings::{Exports, Hook, Hooks, PACKAGE, VERSION};
+use super::cache::{self, Cache};
+use super::compiler::{self, Compiler, NoResult};
 use super::imports::{self, State};
 use super::wasi;
-use super::{Description, Plugin};
-use crate::config::PolicyLimits;
+use super::{Description, Load, Plugin, Source, capability};
+use crate::config::{CapabilityKind, PolicyLimits};
 use sha2::{Digest, Sha256};
-use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
 use thiserror::Error;
+use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, InstancePre, Linker};
-use wasmtime::{Config, Engine, OptLevel, Store};
+use wasmtime::{Config, Engine, ModuleVersionStrategy, OptLevel, Store};
 
 /// How often the epoch advances: the grain of the CPU limit.
 pub const TICK: Duration = Duration::from_millis(1);
+
+/// The version of wasmtime. By itself it counts only its major version as one that compiles in another way; a version
+/// that mends the compiler must not run what the one before has compiled.
+const WASMTIME: &str = "48.0.8";
 
 /// The largest component that is compiled.
 pub(super) const MAX_FILE: usize = 16 * 1024 * 1024;
@@ -34,6 +41,8 @@ pub enum LoadError {
     CoreModule,
     #[error("not a WebAssembly component: {0}")]
     Invalid(String),
+    #[error("{0}")]
+    NotCompiled(#[from] NoResult),
     #[error("it is built for {found}, and this node speaks {PACKAGE}@{VERSION}: build it against that version's SDK")]
     Version { found: String },
     #[error("it imports {0}, which this node does not offer to policies")]
@@ -58,6 +67,9 @@ pub struct Loaded {
 pub struct PluginEngine {
     engine: Engine,
     linker: Linker<State>,
+    compiler: Arc<Compiler<Result<Component, String>>>,
+    /// Keeps what was compiled.
+    pub cache: Arc<Cache>,
 }
 
 impl std::fmt::Debug for PluginEngine {
@@ -76,7 +88,8 @@ impl PluginEngine {
             .concurrency_support(false)
             .epoch_interruption(true)
             .cranelift_opt_level(OptLevel::Speed)
-            .max_wasm_stack(STACK);
+            .max_wasm_stack(STACK)
+            .module_version(ModuleVersionStrategy::Custom(WASMTIME.into()))?;
         let engine = Engine::new(&config)?;
         let mut linker = Linker::new(&engine);
         imports::add_to_linker(&mut linker)?;
@@ -89,15 +102,21 @@ impl PluginEngine {
                 std::thread::sleep(TICK);
             }
         })?;
-        Ok(Self { engine, linker })
+        let (compiler, cache) = (Arc::new(Compiler::new(compiler::LIMIT)), Arc::new(Cache::new(&engine)));
+        Ok(Self { engine, linker, compiler, cache })
     }
 
     pub fn engine(&self) -> &Engine {
         &self.engine
     }
 
-    /// Compiles, checks, links and describes a component. Takes tens of milliseconds: not for a worker's thread.
-    pub fn load(&self, name: &str, bytes: &[u8], generation: u64) -> Result<Plugin, LoadError> {
+    /// Compiles, checks, links and describes a component. Takes tens of milliseconds, or a few if it was compiled before:
+    /// not for a worker's thread. Who has no more `patience` may ask again later.
+    ///
+    /// # Errors
+    /// It is not a plugin that can be used; or not yet.
+    pub fn load(&self, name: &str, bytes: &[u8], generation: u64, patience: Duration) -> Result<Plugin, LoadError> {
+        let begun = Instant::now();
         if bytes.len() > MAX_FILE {
             return Err(LoadError::TooLarge { size: bytes.len() });
         }
@@ -105,9 +124,9 @@ impl PluginEngine {
         if bytes.starts_with(b"\0asm") && bytes.get(6..8) == Some(&[0, 0]) {
             return Err(LoadError::CoreModule);
         }
-        let component =
-            Component::from_binary(&self.engine, bytes).map_err(|error| LoadError::Invalid(first_line(&error)))?;
-        let imports = self.check_names(&component)?;
+        let digest = digest(bytes);
+        let (component, source) = self.component(&digest, bytes, patience)?;
+        let (imports, asks) = self.check_names(&component)?;
         let (exports, hooks) = Exports::find(&component);
         for hook in [Hook::Describe, Hook::Configure] {
             if !hooks.has(hook) {
@@ -115,28 +134,41 @@ impl PluginEngine {
             }
         }
         let mut linker = self.linker.clone();
-        linker
-            .define_unknown_imports_as_traps(&component)
-            .map_err(|error| LoadError::Contract(format!("{error:#}")))?;
-        let pre = linker.instantiate_pre(&component).map_err(|error| LoadError::Contract(format!("{error:#}")))?;
+        linker.define_unknown_imports_as_traps(&component).map_err(|error| LoadError::Contract(one_line(&error)))?;
+        let pre = linker.instantiate_pre(&component).map_err(|error| LoadError::Contract(one_line(&error)))?;
         let loaded = Loaded { pre, exports };
         let description = self.describe(&loaded)?;
         Ok(Plugin {
             name: name.into(),
-            digest: digest(bytes),
+            digest,
             generation,
             loaded_at: SystemTime::now(),
+            load: Load { source, took: begun.elapsed() },
             description,
             hooks,
             imports,
+            asks,
             traps: AtomicU64::new(0),
             last_trap: Mutex::default(),
+            alarm: super::alarm::Alarm::default(),
             loaded,
         })
     }
 
-    /// Refuses what the host does not know, by name and version.
-    fn check_names(&self, component: &Component) -> Result<Vec<String>, LoadError> {
+    /// The compiled component: kept from before, or compiled now.
+    fn component(&self, digest: &str, bytes: &[u8], patience: Duration) -> Result<(Component, Source), LoadError> {
+        if let Some(component) = self.cache.get(&self.engine, digest) {
+            return Ok((component, Source::Cache));
+        }
+        let (engine, bytes) = (self.engine.clone(), bytes.to_vec());
+        let work = move || Component::from_binary(&engine, &bytes).map_err(|error| first_line(&error));
+        let component = self.compiler.run(digest, patience, work)?.map_err(LoadError::Invalid)?;
+        self.cache.keep(digest, &component);
+        Ok((component, Source::Compiled))
+    }
+
+    /// Refuses what the host does not know, by name and version. What the component imports, and what it so asks for.
+    fn check_names(&self, component: &Component) -> Result<(Vec<String>, Vec<CapabilityKind>), LoadError> {
         let ty = component.component_type();
         let foreign_version = |name: &str| {
             let (package, version) = name
@@ -145,14 +177,17 @@ impl PluginEngine {
             (package == PACKAGE && version != VERSION)
                 .then(|| LoadError::Version { found: format!("{PACKAGE}@{version}") })
         };
-        let mut imports = Vec::new();
-        for (name, _) in ty.imports(&self.engine) {
+        let (mut imports, mut asks) = (Vec::new(), Vec::new());
+        for (name, item) in ty.imports(&self.engine) {
             if let Some(error) = foreign_version(name) {
                 return Err(error);
             }
             let known = name.starts_with("wasi:") || imports::is_known(name);
             if !known {
                 return Err(LoadError::Import(name.to_owned()));
+            }
+            if let ComponentItem::ComponentInstance(interface) = &item.ty {
+                asks.extend(capability::asked(name, interface.exports(&self.engine).map(|(function, _)| function)));
             }
             imports.push(name.to_owned());
         }
@@ -161,7 +196,8 @@ impl PluginEngine {
                 return Err(error);
             }
         }
-        Ok(imports)
+        asks.sort();
+        Ok((imports, asks))
     }
 
     /// Asks the component who it is, in an instance that is granted nothing and is thrown away.
@@ -172,7 +208,7 @@ impl PluginEngine {
         State::limit(&mut store);
         let instance = loaded.pre.instantiate(&mut store).map_err(fail)?;
         let hooks = Hooks::bind(&loaded.exports, &instance, &mut store)
-            .map_err(|error| LoadError::Contract(format!("{error:#}")))?;
+            .map_err(|error| LoadError::Contract(one_line(&error)))?;
         let said = hooks.describe(wasmtime::AsContextMut::as_context_mut(&mut store)).map_err(fail)?;
         if said.schema.len() + said.name.len() + said.version.len() + said.summary.len() > MAX_DESCRIPTION {
             return Err(LoadError::Describe(format!("it describes itself in more than {MAX_DESCRIPTION} bytes")));
@@ -194,12 +230,74 @@ impl PluginEngine {
     }
 }
 
-/// Of an error that shows the bytes around it, the line that says what it is.
+/// Of an error that shows the bytes around it, the line that says what it is. It may quote the file, which may have any
+/// characters.
 fn first_line(error: &wasmtime::Error) -> String {
-    error.root_cause().to_string().lines().next().unwrap_or_default().to_owned()
+    let line = error.root_cause().to_string();
+    line.lines().next().unwrap_or_default().replace(char::is_control, " ")
+}
+
+/// All of an error, which may quote what a plugin says of itself.
+fn one_line(error: &wasmtime::Error) -> String {
+    format!("{error:#}").replace(char::is_control, " ")
 }
 
 /// SHA-256 in hexadecimal: what tells one version of a plugin from another.
 pub fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    cache::hex(&Sha256::digest(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugin::directory::{Directory, Pace};
+    use std::sync::mpsc::channel;
+
+    #[test]
+    fn a_plugin_that_cannot_be_compiled_now_is_tried_again_and_one_that_takes_too_long_is_not() {
+        let path = std::env::temp_dir().join(format!("weir-engine-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        // A component that exports nothing: that it does not serve is found out after it was compiled.
+        std::fs::write(path.join("a.wasm"), b"\0asm\x0d\0\x01\0").unwrap();
+        let scan = |directory: &mut Directory, engine: &PluginEngine| -> Vec<String> {
+            let looked = directory.scan(engine, &path, Pace::Live).unwrap();
+            looked.errors.into_iter().map(|(_, error)| error).collect()
+        };
+
+        let engine = PluginEngine::new().unwrap();
+        let (mut directory, mut ends) = (Directory::default(), Vec::new());
+        let mut begin = || {
+            let (end, ended) = channel::<()>();
+            let work = move || ended.recv().map_err(|error| error.to_string()).and(Err(String::new()));
+            let begun = engine.compiler.run(&ends.len().to_string(), Duration::ZERO, work);
+            ends.push(end);
+            begun.err()
+        };
+        while begin() == Some(NoResult::NotYet) {}
+        assert_eq!(scan(&mut directory, &engine), [NoResult::Busy.to_string()]);
+        assert!(scan(&mut directory, &engine).is_empty(), "it is told once");
+        drop(ends);
+        let until = Instant::now() + Duration::from_secs(60);
+        let told = loop {
+            let told = scan(&mut directory, &engine);
+            if !told.is_empty() {
+                break told;
+            }
+            assert!(Instant::now() < until, "it is not tried again");
+        };
+        assert!(told[0].starts_with("it does not export"), "{told:?}");
+
+        let impatient = PluginEngine { compiler: Arc::new(Compiler::new(Duration::ZERO)), ..engine };
+        let mut directory = Directory::default();
+        assert_eq!(scan(&mut directory, &impatient), [NoResult::TooSlow(Duration::ZERO).to_string()]);
+        let patient = PluginEngine { compiler: Arc::new(Compiler::new(compiler::LIMIT)), ..impatient };
+        assert!(scan(&mut directory, &patient).is_empty(), "the same file would take as long again");
+        std::fs::remove_dir_all(&path).unwrap();
+    }
+
+    #[test]
+    fn what_another_version_of_the_compiler_made_is_not_run() {
+        let wanted = format!("name = \"wasmtime\"\nversion = \"{}\"\n", super::WASMTIME);
+        assert!(include_str!("../../../Cargo.lock").contains(&wanted), "WASMTIME is not the version in Cargo.lock");
+    }
 }

@@ -1,20 +1,24 @@
-//! What policies can ask of the host: the other end of `wit/imports.wit`.
+//! What policies can ask of the host: the other end of `wit/imports.wit`. Here: the host's side of an instance, and what
+//! bounds it. Each group of functions has a file of its own.
 
-use super::bindings::{
-    Imports, PACKAGE, VERSION, cells, clock, crypto, endpoints, log, metrics, names, random, trace, types,
-};
+mod cells;
+mod crypto;
+mod endpoints;
+mod outbound;
+mod simple;
+mod telemetry;
+
+use super::bindings::log::Level;
+use super::bindings::{Imports, PACKAGE, VERSION};
+use super::outbound::Caller;
 use super::{Context, cpu};
-use crate::cells::{Cell, Kind};
-use crate::clock::{now, unix};
-use crate::config::PolicyLimits;
-use crate::keys::{Algorithm, Key, sha256};
-use crate::service::endpoint::BreakerState;
-use crate::telemetry::metrics::policy::{PolicyMetric, PolicyMetricKind};
-use crate::telemetry::spans;
-use rand::RngCore;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
-use std::time::{Duration, SystemTime};
+use crate::cells::Cell;
+use crate::clock::now;
+use crate::config::{Capability, PolicyLimits};
+use crate::keys::Key;
+use crate::telemetry::metrics::policy::PolicyMetric;
+use std::sync::Arc;
+use std::time::Duration;
 use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{Result, Store, StoreLimits, StoreLimitsBuilder, Trap, UpdateDeadline};
 
@@ -29,9 +33,6 @@ const MAX_HANDLES: usize = 100_000;
 const MAX_TRANSFER: usize = 2 * 1024 * 1024;
 const MAX_LOG_LINE: usize = 4096;
 const MAX_LOG_LINES_A_SECOND: u32 = 100;
-/// Bytes that are kept of the scope of a circuit breaker, and of why it changed its state.
-const MAX_SCOPE: usize = 200;
-const MAX_REASON: usize = 500;
 
 /// The host's side of one instance.
 pub struct State {
@@ -48,6 +49,11 @@ pub struct State {
     cells: Vec<Arc<Cell>>,
     keys: Vec<Arc<Key>>,
     metrics: Vec<PolicyMetric>,
+    /// What makes calls of the policy's own, where this instance may: it ticks on a thread of its own.
+    caller: Option<Caller>,
+    /// What was asked for first and is not granted.
+    denied: Option<Capability>,
+    denial_told: u64,
     log_second: u64,
     log_lines: u32,
 }
@@ -73,6 +79,9 @@ impl State {
             cells: Vec::new(),
             keys: Vec::new(),
             metrics: Vec::new(),
+            caller: None,
+            denied: None,
+            denial_told: 0,
             log_second: 0,
             log_lines: 0,
         }
@@ -107,14 +116,44 @@ impl State {
 
     /// Does something for the guest whose cost is the host's: it does not count against the guest's limit.
     fn excused<R>(&mut self, work: impl FnOnce() -> R) -> R {
-        let before = cpu::thread_time();
-        let result = work();
-        let spent = cpu::thread_time().saturating_sub(before).min(MAX_EXCUSED.saturating_sub(self.excused));
+        let (result, spent) = timed(work);
+        let spent = spent.min(MAX_EXCUSED.saturating_sub(self.excused));
         self.excused += spent;
+        self.forgive(spent);
+        result
+    }
+
+    fn forgive(&mut self, spent: Duration) {
         if let Some(since) = &mut self.cpu_at_first_tick {
             *since += spent;
         }
-        result
+    }
+
+    /// Lets the instance make calls of its own from now on. For one that does nothing but tick, on a thread of its own.
+    pub fn let_call_out(&mut self, caller: Caller) {
+        self.caller = Some(caller);
+    }
+
+    /// What was asked for first and is not granted.
+    pub fn first_denied(&self) -> Option<&Capability> {
+        self.denied.as_ref()
+    }
+
+    /// Why the policy may not use this, if so. That it asked is remembered, counted, and told once a second.
+    fn denied(&mut self, capability: &Capability) -> Result<Option<String>> {
+        let context = self.context()?.clone();
+        if context.grants.allow(capability) {
+            return Ok(None);
+        }
+        context.telemetry.metrics.capability_denied(&context.policy, capability.kind().as_str());
+        let (policy, hint) = (&*context.policy, context.grants.hint(&capability.to_string()));
+        let second = now() / 1_000_000_000;
+        if self.denial_told != second {
+            self.denial_told = second;
+            tracing::warn!(policy, %capability, "policy {policy:?} asks for {capability}, which it is not allowed: {hint}");
+        }
+        self.denied.get_or_insert_with(|| capability.clone());
+        Ok(Some(format!("policy {policy:?} is not allowed {capability}: {hint}")))
     }
 
     fn context(&self) -> Result<&Arc<Context>> {
@@ -135,17 +174,17 @@ impl State {
     }
 
     /// Writes a line of the policy's to the node's log, within limits.
-    pub fn log(&mut self, level: log::Level, message: &str) {
+    pub fn log(&mut self, level: Level, message: &str) {
         if !self.may_log() {
             return;
         }
         let Some(context) = &self.context else { return };
         let (policy, message) = (&*context.policy, shortened(message, MAX_LOG_LINE));
         match level {
-            log::Level::Error => tracing::error!(policy, "{message}"),
-            log::Level::Warn => tracing::warn!(policy, "{message}"),
-            log::Level::Info => tracing::info!(policy, "{message}"),
-            log::Level::Debug => tracing::debug!(policy, "{message}"),
+            Level::Error => tracing::error!(policy, "{message}"),
+            Level::Warn => tracing::warn!(policy, "{message}"),
+            Level::Info => tracing::info!(policy, "{message}"),
+            Level::Debug => tracing::debug!(policy, "{message}"),
         }
     }
 
@@ -158,6 +197,13 @@ impl State {
         self.log_lines = self.log_lines.saturating_add(1);
         self.log_lines <= MAX_LOG_LINES_A_SECOND
     }
+}
+
+/// Does something, and says how much CPU time it took.
+fn timed<R>(work: impl FnOnce() -> R) -> (R, Duration) {
+    let before = cpu::thread_time();
+    let result = work();
+    (result, cpu::thread_time().saturating_sub(before))
 }
 
 /// The beginning of a text, of at most so many bytes.
@@ -176,296 +222,11 @@ fn open<T>(things: &mut Vec<T>, thing: T) -> std::result::Result<u32, String> {
 
 /// Whether this host offers an interface of the contract.
 pub fn is_known(import: &str) -> bool {
-    const INTERFACES: [&str; 10] =
-        ["types", "log", "clock", "random", "names", "cells", "endpoints", "crypto", "metrics", "trace"];
+    const INTERFACES: [&str; 11] =
+        ["types", "log", "clock", "random", "names", "cells", "endpoints", "crypto", "metrics", "trace", "outbound"];
     INTERFACES.iter().any(|name| import == format!("{PACKAGE}/{name}@{VERSION}"))
 }
 
 pub fn add_to_linker(linker: &mut Linker<State>) -> Result<()> {
     Imports::add_to_linker::<_, HasSelf<State>>(linker, |state| state)
-}
-
-impl types::Host for State {}
-
-impl log::Host for State {
-    fn write(&mut self, level: log::Level, message: String) -> Result<()> {
-        self.log(level, &message);
-        Ok(())
-    }
-}
-
-impl clock::Host for State {
-    fn now(&mut self) -> Result<u64> {
-        Ok(now())
-    }
-
-    fn unix(&mut self) -> Result<u64> {
-        Ok(unix())
-    }
-}
-
-impl random::Host for State {
-    fn next(&mut self) -> Result<u64> {
-        Ok(rand::random())
-    }
-
-    fn secure(&mut self, length: u32) -> Result<Vec<u8>> {
-        let mut bytes = vec![0; length.min(1024) as usize];
-        rand::rng().fill_bytes(&mut bytes);
-        Ok(bytes)
-    }
-}
-
-impl names::Host for State {
-    fn service(&mut self, id: u32) -> Result<String> {
-        Ok(self.context()?.services.get(id).map(|service| service.name.to_string()).unwrap_or_default())
-    }
-
-    fn route(&mut self, id: u32) -> Result<String> {
-        Ok(self.context()?.routes.name(id).map(|name| name.to_string()).unwrap_or_default())
-    }
-}
-
-impl cells::Host for State {
-    fn open(&mut self, name: String, kind: cells::Kind) -> Result<std::result::Result<u32, String>> {
-        let kind = match kind {
-            cells::Kind::Word => Kind::Word,
-            cells::Kind::CountWindow(size) => Kind::CountWindow(size),
-            cells::Kind::TimeWindow(span) => Kind::TimeWindow(span),
-            cells::Kind::Bucket(bucket) => Kind::Bucket { rate: bucket.rate.to_bits(), burst: bucket.burst.to_bits() },
-        };
-        let cell = self.context()?.cells.open(&name, kind, now());
-        Ok(cell.and_then(|cell| open(&mut self.cells, cell)))
-    }
-
-    fn load(&mut self, cell: u32) -> Result<u64> {
-        Ok(word(self.cell(cell)?)?.load(Ordering::SeqCst))
-    }
-
-    fn fetch_add(&mut self, cell: u32, delta: u64) -> Result<u64> {
-        Ok(word(self.cell(cell)?)?.fetch_add(delta, Ordering::SeqCst))
-    }
-
-    fn compare_exchange(&mut self, cell: u32, current: u64, new: u64) -> Result<std::result::Result<(), u64>> {
-        Ok(word(self.cell(cell)?)?.compare_exchange(current, new, Ordering::SeqCst, Ordering::SeqCst).map(|_| ()))
-    }
-
-    fn record_result(&mut self, cell: u32, failed: bool, slow: bool) -> Result<cells::Tally> {
-        let tally = self
-            .cell(cell)?
-            .record(failed, slow, now())
-            .ok_or_else(|| wasmtime::Error::msg(format!("cell {cell} is not a window")))?;
-        Ok(cells::Tally { total: tally.total, failed: tally.failed, slow: tally.slow })
-    }
-
-    fn clear(&mut self, cell: u32) -> Result<()> {
-        self.cell(cell)?.clear();
-        Ok(())
-    }
-
-    fn take(&mut self, cell: u32, tokens: f64) -> Result<bool> {
-        self.cell(cell)?.take(tokens, now()).ok_or_else(|| wasmtime::Error::msg(format!("cell {cell} is not a bucket")))
-    }
-
-    fn get(&mut self, key: String) -> Result<Option<Vec<u8>>> {
-        Ok(self.context()?.cells.get(&key, now()))
-    }
-
-    fn put(&mut self, key: String, value: Vec<u8>, ttl: u64) -> Result<std::result::Result<(), String>> {
-        Ok(self.context()?.cells.put(key, value, now().saturating_add(ttl)))
-    }
-}
-
-fn word(cell: &Cell) -> Result<&std::sync::atomic::AtomicU64> {
-    cell.word().ok_or_else(|| wasmtime::Error::msg("the cell is not a word"))
-}
-
-impl endpoints::Host for State {
-    fn load(&mut self, service: u32, endpoint: u32) -> Result<endpoints::EndpointLoad> {
-        let set = self.context()?.services.get(service).map(|service| service.endpoints());
-        let endpoint = set.as_ref().and_then(|set| set.get(endpoint));
-        Ok(endpoint.map_or(endpoints::EndpointLoad { in_flight: 0, latency: 0 }, |endpoint| endpoints::EndpointLoad {
-            in_flight: endpoint.in_flight(),
-            latency: endpoint.load.latency(now()),
-        }))
-    }
-
-    fn least_loaded(&mut self, service: u32, avoid: Vec<u32>) -> Result<Option<u32>> {
-        Ok(self.context()?.services.get(service).and_then(|service| service.least_loaded(&avoid, now())))
-    }
-
-    fn eject(&mut self, service: u32, endpoint: u32, duration: u64) -> Result<bool> {
-        let may_log = self.may_log();
-        let context = self.context()?;
-        let now = now();
-        let Some(service) = context.services.get(service) else { return Ok(false) };
-        let ejected = service.eject(endpoint, now.saturating_add(duration), now);
-        if ejected && may_log {
-            tracing::info!(
-                policy = &*context.policy,
-                service = &*service.name,
-                endpoint,
-                "endpoint ejected for {:?}",
-                Duration::from_nanos(duration)
-            );
-        }
-        Ok(ejected)
-    }
-
-    fn report_breaker(
-        &mut self,
-        service: u32,
-        endpoint: Option<u32>,
-        scope: String,
-        state: endpoints::Breaker,
-        reason: String,
-    ) -> Result<()> {
-        let may_log = self.may_log();
-        let context = self.context()?;
-        let Some(service) = context.services.get(service) else { return Ok(()) };
-        let (scope, reason) = (shortened(&scope, MAX_SCOPE).to_owned(), shortened(&reason, MAX_REASON).to_owned());
-        let to = match state {
-            endpoints::Breaker::Closed => "closed",
-            endpoints::Breaker::Open => "open",
-            endpoints::Breaker::HalfOpen => "half-open",
-        };
-        let id = endpoint;
-        let endpoint = id.and_then(|id| service.endpoints().get(id).cloned());
-        if id.is_some() && endpoint.is_none() {
-            // It left in the meantime.
-            return Ok(());
-        }
-        let address = endpoint.as_ref().map_or_else(|| Arc::from(""), |endpoint| endpoint.address.clone());
-        if may_log {
-            tracing::info!(
-                policy = &*context.policy,
-                service = &*service.name,
-                endpoint = &*address,
-                scope,
-                state = to,
-                reason,
-                "circuit breaker"
-            );
-        }
-        context.telemetry.metrics.breaker_transition(&context.policy, &service.name, &address, to);
-        let told = BreakerState { policy: context.policy.clone(), state: to, reason };
-        match endpoint {
-            Some(endpoint) => *endpoint.breaker.lock().unwrap_or_else(PoisonError::into_inner) = Some(told),
-            None => service.report_breaker(scope, told),
-        }
-        Ok(())
-    }
-}
-
-impl crypto::Host for State {
-    fn open(&mut self, name: String) -> Result<std::result::Result<u32, String>> {
-        let key = self.context()?.keys.get(&name);
-        Ok(key
-            .ok_or_else(|| format!("there is no key {name:?}: add [key.{name}] to the configuration"))
-            .and_then(|key| open(&mut self.keys, key)))
-    }
-
-    fn algorithm(&mut self, key: u32) -> Result<String> {
-        Ok(self.key(key)?.algorithm().map(|algorithm| algorithm.as_str().to_owned()).unwrap_or_default())
-    }
-
-    fn key_id(&mut self, key: u32) -> Result<Option<String>> {
-        Ok(self.key(key)?.kid())
-    }
-
-    fn version(&mut self, key: u32) -> Result<u64> {
-        Ok(self.key(key)?.version())
-    }
-
-    fn sign(&mut self, key: u32, data: Vec<u8>) -> Result<std::result::Result<Vec<u8>, String>> {
-        let key = self.key(key)?.clone();
-        Ok(self.excused(|| key.sign(&data)).map_err(|error| error.to_string()))
-    }
-
-    fn verify(
-        &mut self,
-        key: u32,
-        algorithm: String,
-        key_id: Option<String>,
-        data: Vec<u8>,
-        signature: Vec<u8>,
-    ) -> Result<std::result::Result<bool, String>> {
-        let key = self.key(key)?.clone();
-        let algorithm = match algorithm.parse::<Algorithm>() {
-            Ok(algorithm) => algorithm,
-            Err(error) => return Ok(Err(error.to_string())),
-        };
-        Ok(self
-            .excused(|| key.verify(algorithm, key_id.as_deref(), &data, &signature))
-            .map_err(|error| error.to_string()))
-    }
-
-    fn sha256(&mut self, data: Vec<u8>) -> Result<Vec<u8>> {
-        Ok(sha256(&data).to_vec())
-    }
-}
-
-impl metrics::Host for State {
-    fn open(&mut self, kind: metrics::Kind, name: String, _help: String) -> Result<std::result::Result<u32, String>> {
-        let kind = match kind {
-            metrics::Kind::Counter => PolicyMetricKind::Counter,
-            metrics::Kind::Gauge => PolicyMetricKind::Gauge,
-            metrics::Kind::Histogram => PolicyMetricKind::Histogram,
-        };
-        let context = self.context()?;
-        let metric =
-            context.telemetry.metrics.policies.declare(&context.policy, &name, kind).map_err(|error| error.to_string());
-        Ok(metric.and_then(|metric| open(&mut self.metrics, metric)))
-    }
-
-    fn update(&mut self, metric: u32, value: f64) -> Result<()> {
-        self.metrics
-            .get(metric as usize)
-            .ok_or_else(|| wasmtime::Error::msg(format!("metric {metric} is not open")))?
-            .record(value);
-        Ok(())
-    }
-}
-
-impl trace::Host for State {
-    fn emit(&mut self, span: trace::Span) -> Result<()> {
-        let context = self.context()?;
-        let (now, wall) = (now(), SystemTime::now());
-        let time = |at: u64| wall.checked_sub(Duration::from_nanos(now.saturating_sub(at))).unwrap_or(wall);
-        let mut trace_id = [0; 16];
-        let (high, low) = trace_id.split_at_mut(8);
-        high.copy_from_slice(&span.trace_id.0.to_be_bytes());
-        low.copy_from_slice(&span.trace_id.1.to_be_bytes());
-        context.telemetry.spans.emit(spans::Span {
-            trace_id,
-            span_id: span.span_id.to_be_bytes(),
-            parent: (span.parent != 0).then(|| span.parent.to_be_bytes()),
-            kind: match span.kind {
-                trace::SpanKind::Internal => spans::SpanKind::Internal,
-                trace::SpanKind::Server => spans::SpanKind::Server,
-                trace::SpanKind::Client => spans::SpanKind::Client,
-                trace::SpanKind::Producer => spans::SpanKind::Producer,
-                trace::SpanKind::Consumer => spans::SpanKind::Consumer,
-            },
-            name: span.name,
-            start: time(span.start),
-            end: time(span.end),
-            attributes: span
-                .attributes
-                .into_iter()
-                .map(|(name, value)| match value {
-                    trace::AttributeValue::Text(text) => (name, spans::Value::Text(text)),
-                    trace::AttributeValue::Number(number) => (name, spans::Value::Integer(number)),
-                })
-                .collect(),
-            error: (!span.error.is_empty()).then_some(span.error),
-            links: Vec::new(),
-            trace_state: span.state,
-        });
-        Ok(())
-    }
-
-    fn enabled(&mut self) -> Result<bool> {
-        Ok(self.context()?.telemetry.spans.is_enabled())
-    }
 }

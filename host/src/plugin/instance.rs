@@ -3,7 +3,9 @@
 use super::bindings::Hooks;
 use super::fields::Needs;
 use super::imports::{SETUP_CPU, State};
+use super::outbound::Caller;
 use super::{Plugin, Policy};
+use crate::config::Capability;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 use wasmtime::{AsContextMut, Store, StoreContextMut, Trap};
@@ -43,6 +45,8 @@ pub enum ConfigureError {
     /// Problems by JSON Pointer.
     Problems(Vec<(String, String)>),
     Broken(String),
+    /// The plugin asked for what the policy is not granted, whatever it made of the answer.
+    Denied(Capability),
 }
 
 impl Instance {
@@ -59,14 +63,21 @@ impl Instance {
         let hooks = made.unwrap_or_else(|_| Err(wasmtime::Error::msg("the host panicked"))).map_err(broken)?;
         let mut this = Self { store, hooks };
         let config = policy.config.to_string();
-        let configured = this
-            .call(SETUP_CPU, |hooks, store| hooks.configure(store, config.as_bytes()).map(Ok))
-            .map_err(|error| ConfigureError::Broken(error.message().into()))?;
+        let configured = this.call(SETUP_CPU, |hooks, store| hooks.configure(store, config.as_bytes()).map(Ok));
+        if let Some(capability) = this.store.data().first_denied() {
+            return Err(ConfigureError::Denied(capability.clone()));
+        }
+        let configured = configured.map_err(|error| ConfigureError::Broken(error.message().into()))?;
         let needs = configured.map_err(|problems| {
             ConfigureError::Problems(problems.into_iter().map(|problem| (problem.pointer, problem.message)).collect())
         })?;
         let needs = Needs::parse(&needs).map_err(|message| ConfigureError::Problems(vec![(String::new(), message)]))?;
         Ok((this, needs))
+    }
+
+    /// Lets it make calls of its own from now on. For an instance that does nothing but tick, on a thread of its own.
+    pub fn let_call_out(&mut self, caller: Caller) {
+        self.store.data_mut().let_call_out(caller);
     }
 
     /// Calls one hook under the policy's limits, but with at least so much CPU time.

@@ -1,20 +1,13 @@
 //! Tells when something may have changed, sooner than a look every two seconds would.
 
+use super::inbox::{Bell, LOOK};
 use notify::event::{AccessKind, AccessMode};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::{Duration, Instant};
 
-/// A burst of changes is one change: wait until it has been quiet for so long.
-const QUIET: Duration = Duration::from_millis(10);
-/// But no longer than this: a directory in which something is always written must not keep changes from taking effect.
-const BURST: Duration = Duration::from_millis(100);
-/// Look anyway this often: not every file system tells.
-const LOOK: Duration = Duration::from_secs(2);
 /// The most symbolic links that are followed on the way to one path, and the most directories that are watched.
 const MAX_LINKS: usize = 40;
 const MAX_DIRECTORIES: usize = 256;
@@ -24,19 +17,15 @@ pub struct Watch {
     /// Device and inode of each directory: under the same path there may be another one tomorrow.
     watched: BTreeMap<PathBuf, (u64, u64)>,
     watcher: Option<RecommendedWatcher>,
-    wake: SyncSender<()>,
-    changes: Receiver<()>,
-}
-
-impl Default for Watch {
-    fn default() -> Self {
-        // One place is enough: that something changed is all there is to tell.
-        let (wake, changes) = sync_channel(1);
-        Self { watched: BTreeMap::new(), watcher: None, wake, changes }
-    }
+    bell: Bell,
 }
 
 impl Watch {
+    /// Rings when something may have changed.
+    pub fn new(bell: Bell) -> Self {
+        Self { watched: BTreeMap::new(), watcher: None, bell }
+    }
+
     /// Watches these directories from now on. Returns false if they are the ones that are watched already; otherwise
     /// something may have changed unseen.
     pub fn renew(&mut self, directories: BTreeSet<PathBuf>) -> bool {
@@ -46,11 +35,10 @@ impl Watch {
         if present == self.watched {
             return false;
         }
-        let wake = self.wake.clone();
+        let bell = self.bell.clone();
         let on_event = move |event: notify::Result<Event>| {
             if event.map_or(true, |event| matters(event.kind)) {
-                // Full: it will be looked anyway.
-                let _ = wake.try_send(());
+                bell.files();
             }
         };
         self.watcher = notify::recommended_watcher(on_event)
@@ -65,15 +53,6 @@ impl Watch {
         }
         self.watched = present;
         true
-    }
-
-    /// Waits for a change, and then for the end of the burst it belongs to; at most until it is time to look anyway.
-    pub fn wait(&self) {
-        if self.changes.recv_timeout(LOOK).is_err() {
-            return;
-        }
-        let until = Instant::now() + BURST;
-        while Instant::now() < until && self.changes.recv_timeout(QUIET).is_ok() {}
     }
 }
 

@@ -13,6 +13,7 @@ mod slots;
 mod tests;
 
 pub use body::UpstreamBody;
+pub use connect::dial;
 pub use error::{SendError, SendFailure};
 
 use super::ServiceOptions;

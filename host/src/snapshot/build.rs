@@ -4,10 +4,12 @@ use super::policies::{self, PolicyInput};
 use super::{Live as Counted, Route, Snapshot};
 use crate::config::{self, Algorithm, Config, Problem};
 use crate::keys::{self, KeySpec, Keys};
+use crate::listener::sockets::Sockets;
 use crate::node::Node;
 use crate::plugin::Plugins;
 use crate::route::{RouteSpec, Routes};
 use crate::service::{Service, ServiceOptions};
+use crate::telemetry::host_log;
 use crate::telemetry::metrics::Live;
 use crate::telemetry::record::Kind;
 use http::HeaderValue;
@@ -62,6 +64,7 @@ pub fn build(node: &Node, file: &Path, config: Arc<Config>, plugins: Plugins) ->
     let (routes, entries) = routes(node, file, &config, &chain_numbers)?;
     let snapshot = Snapshot {
         generation: previous.generation + 1,
+        listeners: Vec::new(),
         plugins,
         keys,
         policies: by_name,
@@ -75,17 +78,35 @@ pub fn build(node: &Node, file: &Path, config: Arc<Config>, plugins: Plugins) ->
 }
 
 impl Built {
-    /// Lets new exchanges have it.
-    pub fn publish(self, node: &Node) -> Arc<Snapshot> {
+    /// Lets new exchanges have it. The last step, and the last that can fail: what follows is one instant.
+    ///
+    /// # Errors
+    /// Each listener whose address cannot be had. Then nothing has changed.
+    pub fn publish(mut self, node: &Node, file: &Path) -> Result<Arc<Snapshot>, Vec<Problem>> {
+        let before = node.snapshot();
+        self.snapshot.listeners = Sockets::of(node, file, &self.snapshot.config, &before.listeners)?;
         let config = &self.snapshot.config;
         for service in &config.services {
             service_of(node, service).configure(service);
         }
         node.retry_budget.set(config.retry_budget.percent, config.retry_budget.min_per_second);
+        node.telemetry.log.set_mode(config.log.exchanges.into());
+        host_log::set_level(config.log.level);
         node.cells.retain(|policy| config.policies.contains_key(policy));
         let snapshot = node.publish(self.snapshot);
         node.telemetry.metrics.retain(&live(node, &snapshot));
-        snapshot
+        tell_listeners(&before, &snapshot);
+        Ok(snapshot)
+    }
+}
+
+fn tell_listeners(before: &Snapshot, after: &Snapshot) {
+    let is_in = |sockets: &&Arc<Sockets>, all: &Snapshot| all.listeners.iter().any(|other| Arc::ptr_eq(other, sockets));
+    for new in after.listeners.iter().filter(|sockets| !is_in(sockets, before)) {
+        tracing::info!(listener = &*new.name, address = %new.address, "listening");
+    }
+    for left in before.listeners.iter().filter(|sockets| !is_in(sockets, after)) {
+        tracing::info!(listener = &*left.name, address = %left.address, "accepts no more; its connections drain");
     }
 }
 

@@ -4,6 +4,7 @@ use super::Snapshot;
 use crate::config::{self, Problem};
 use crate::keys::Keys;
 use crate::node::Node;
+use crate::plugin::capability::Grants;
 use crate::plugin::fields::Needs;
 use crate::plugin::instance::{ConfigureError, Instance};
 use crate::plugin::{Plugin, Plugins, Policy};
@@ -39,12 +40,13 @@ pub fn policy(input: &PolicyInput<'_>) -> Made {
         Some(plugin) => plugin.clone(),
         None => Err(missing(input)),
     };
+    let grants = Grants::of(input.config, |name| input.keys.get(name).is_some());
     if let (Ok(plugin), Some(before)) = (&plugin, input.previous.policies.get(&input.config.name))
-        && is_unchanged(input, plugin, before)
+        && is_unchanged(input, plugin, &grants, before)
     {
         return Made { policy: before.clone(), unusable: Vec::new(), refused: Vec::new() };
     }
-    let context = input.node.context(&input.config.name, input.keys.clone());
+    let context = input.node.context(&input.config.name, grants, input.keys.clone());
     let mut policy = Policy::new(input.config, input.node.next_policy_id(), plugin, context);
     let (mut unusable, mut refused) = (Vec::new(), Vec::new());
     let tried = match &policy.plugin {
@@ -65,7 +67,7 @@ pub fn policy(input: &PolicyInput<'_>) -> Made {
 
 /// Why a policy cannot work.
 enum Failed {
-    /// There is no plugin, or it breaks while it is configured.
+    /// There is no plugin, or it breaks while it is configured, or it asks for what is not granted.
     Plugin(Problem),
     /// The plugin works and refuses the configuration.
     Config(Vec<Problem>),
@@ -92,7 +94,7 @@ fn was_unusable(input: &PolicyInput<'_>) -> bool {
 }
 
 /// The same plugin with the same configuration keeps its instances, and what they remember.
-fn is_unchanged(input: &PolicyInput<'_>, plugin: &Plugin, before: &Policy) -> bool {
+fn is_unchanged(input: &PolicyInput<'_>, plugin: &Plugin, grants: &Grants, before: &Policy) -> bool {
     let same_plugin = before
         .plugin
         .as_ref()
@@ -101,6 +103,7 @@ fn is_unchanged(input: &PolicyInput<'_>, plugin: &Plugin, before: &Policy) -> bo
         && before.config == input.config.config
         && before.limits == input.config.limits
         && before.on_error == input.config.on_error
+        && before.context.grants == *grants
         && Arc::ptr_eq(&before.context.keys, input.keys)
 }
 
@@ -132,6 +135,9 @@ fn try_out(input: &PolicyInput<'_>, policy: &Policy, plugin: &Plugin) -> Result<
         Problem::new(input.file, input.config.locate(pointer), message)
             .with_hint(format!("weir inspect shows the schema of plugin {:?}", plugin.name))
     };
+    if let Some(kind) = policy.context.grants.lacks(&plugin.asks) {
+        return Err(Failed::Plugin(asks_too_much(input, policy, plugin, kind.as_str(), kind.form())));
+    }
     let validator = jsonschema::validator_for(&plugin.description.schema)
         .map_err(|error| Failed::Config(vec![problem("", error.to_string())]))?;
     let problems: Vec<Problem> = validator
@@ -141,7 +147,7 @@ fn try_out(input: &PolicyInput<'_>, policy: &Policy, plugin: &Plugin) -> Result<
     if !problems.is_empty() {
         return Err(Failed::Config(problems));
     }
-    Instance::new(policy, plugin).map(|(_, needs)| needs).map_err(|error| match error {
+    let (instance, needs) = Instance::new(policy, plugin).map_err(|error| match error {
         ConfigureError::Problems(problems) if problems.is_empty() => {
             Failed::Config(vec![problem("", "the plugin refuses it and does not say why".into())])
         }
@@ -153,7 +159,31 @@ fn try_out(input: &PolicyInput<'_>, policy: &Policy, plugin: &Plugin) -> Result<
                 .collect(),
         ),
         ConfigureError::Broken(why) => Failed::Plugin(problem("", format!("`configure` failed: {why}"))),
-    })
+        ConfigureError::Denied(capability) => {
+            let capability = capability.to_string();
+            Failed::Plugin(asks_too_much(input, policy, plugin, &capability, &capability))
+        }
+    })?;
+    // One for each worker: the first exchange of a new generation waits for none.
+    policy.keep(instance);
+    for _ in 1..input.node.workers {
+        match Instance::new(policy, plugin) {
+            Ok((instance, _)) => policy.keep(instance),
+            // The worker that lacks one tries again, and tells.
+            Err(_) => break,
+        }
+    }
+    Ok(needs)
+}
+
+/// `grant` is what to write to allow what it asks for.
+fn asks_too_much(input: &PolicyInput<'_>, policy: &Policy, plugin: &Plugin, asked: &str, grant: &str) -> Problem {
+    let (name, version, hint) = (&plugin.name, &plugin.description.version, policy.context.grants.hint(grant));
+    let message = format!(
+        "policy {:?}: plugin {name:?} {version} asks for {asked}, which [policy.{}] does not allow: {hint}",
+        input.config.name, input.config.name
+    );
+    Problem::new(input.file, input.config.allow_position(), message)
 }
 
 /// What a plugin says, as one line of a bounded length: it may say anything.

@@ -1,19 +1,40 @@
 //! The host's own log: events as JSON lines, on stderr.
 
 use std::io::{self, Write};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
-use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::{Format, Json, JsonFields};
+use tracing_subscriber::reload::Handle;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::lines::Lines;
+use crate::config::Level;
 
 /// The environment variable that overrides the level of the host's own log, in the syntax of
 /// tracing's `EnvFilter`: `debug`, or `weir=debug,h2=info`.
 pub const LEVEL_VARIABLE: &str = "WEIR_LOG";
+
+/// The filter of the process's log, if a configuration may change it. There is one log, as there is one stderr.
+static FILTER: OnceLock<Filter> = OnceLock::new();
+
+type Filter = Handle<EnvFilter, tracing_subscriber::fmt::Formatter<JsonFields, Format<Json>, HostLogWriter>>;
+
+/// Changes the level from now on. Not where [`LEVEL_VARIABLE`] sets it, nor before [`HostLog::start`].
+pub fn set_level(level: Level) {
+    if let Some(Err(error)) = FILTER.get().map(|filter| filter.reload(filter_of(level))) {
+        tracing::error!("the level of the log stays as it is: {error}");
+    }
+}
+
+/// Libraries are held to warnings.
+fn filter_of(level: Level) -> EnvFilter {
+    let others = if level == Level::Error { Level::Error } else { Level::Warn };
+    EnvFilter::new(format!("{},weir={}", others.as_str(), level.as_str()))
+}
 
 /// The host's own log; lines still queued are written when it is dropped, if stderr takes them
 /// within a second.
@@ -23,18 +44,24 @@ pub struct HostLog(Lines);
 impl HostLog {
     /// Starts the host's own log as JSON on stderr, for the whole process.
     ///
-    /// `level` is for Weir itself; libraries are held to warnings. [`LEVEL_VARIABLE`] overrides
-    /// both. A stuck stderr loses lines, counted by `dropped`, and holds nobody up.
+    /// `level` is for Weir itself, until [`set_level`] sets another; libraries are held to warnings.
+    /// [`LEVEL_VARIABLE`] overrides both. A stuck stderr loses lines, counted by `dropped`, and holds nobody up.
     ///
     /// Errors: the variable cannot be read as a filter, the operating system refuses a thread, or
     /// the process has such a log already.
-    pub fn start(level: LevelFilter, dropped: Counter) -> Result<Self, HostLogError> {
-        let filter = match std::env::var(LEVEL_VARIABLE) {
-            Ok(filter) => EnvFilter::try_new(&filter).map_err(|source| HostLogError::Filter { filter, source })?,
-            Err(_) => EnvFilter::new(format!("{},weir={level}", level.min(LevelFilter::WARN))),
+    pub fn start(level: Level, dropped: Counter) -> Result<Self, HostLogError> {
+        let fixed = match std::env::var(LEVEL_VARIABLE) {
+            Ok(filter) => Some(EnvFilter::try_new(&filter).map_err(|source| HostLogError::Filter { filter, source })?),
+            Err(_) => None,
         };
         let lines = Lines::start("weir-host-log", io::stderr(), dropped)?;
-        subscriber(filter, lines.clone()).try_init().map_err(|error| HostLogError::Twice(error.to_string()))?;
+        let is_fixed = fixed.is_some();
+        let (subscriber, filter) = subscriber(fixed.unwrap_or_else(|| filter_of(level)), lines.clone());
+        subscriber.try_init().map_err(|error| HostLogError::Twice(error.to_string()))?;
+        if !is_fixed {
+            // A second log was refused just now.
+            let _ = FILTER.set(filter);
+        }
         Ok(Self(lines))
     }
 }
@@ -45,13 +72,15 @@ impl Drop for HostLog {
     }
 }
 
-fn subscriber(filter: EnvFilter, lines: Lines) -> impl SubscriberInitExt {
-    tracing_subscriber::fmt()
+fn subscriber(filter: EnvFilter, lines: Lines) -> (impl SubscriberInitExt, Filter) {
+    let builder = tracing_subscriber::fmt()
         .json()
         .flatten_event(true)
         .with_env_filter(filter)
         .with_writer(HostLogWriter(lines))
-        .finish()
+        .with_filter_reloading();
+    let filter = builder.reload_handle();
+    (builder.finish(), filter)
 }
 
 /// Why the host's own log could not start.
@@ -142,7 +171,8 @@ mod tests {
     fn events_are_json_lines() {
         let (written, output) = channel();
         let lines = Lines::start("test-log", Output(written), Counter::default()).unwrap();
-        let _current = subscriber(EnvFilter::new("info"), lines.clone()).set_default();
+        let (subscriber, _filter) = subscriber(filter_of(Level::Info), lines.clone());
+        let _current = subscriber.set_default();
         tracing::info!(plugin = "a\n\"b", "loaded");
         tracing::debug!("too much detail");
         assert!(lines.finish(PATIENCE));

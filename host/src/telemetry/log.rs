@@ -9,6 +9,7 @@ use prometheus_client::metrics::counter::Counter;
 
 use super::lines::Lines;
 use super::record::Record;
+use crate::config::Exchanges;
 
 /// A worker hands its lines over when it has this many bytes.
 const FLUSH_BYTES: usize = 16 * 1024;
@@ -26,6 +27,16 @@ pub enum LogMode {
     Errors,
     /// None.
     None,
+}
+
+impl From<Exchanges> for LogMode {
+    fn from(exchanges: Exchanges) -> Self {
+        match exchanges {
+            Exchanges::All => Self::All,
+            Exchanges::Errors => Self::Errors,
+            Exchanges::None => Self::None,
+        }
+    }
 }
 
 /// Where records go. Cheap to clone; each worker makes itself a [`WorkerLog`].

@@ -8,7 +8,7 @@ pub mod handles;
 pub mod policy;
 pub mod series;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -44,11 +44,15 @@ labels! {
     ListenerLabels { listener: Arc<str> }
     HookLabels { policy: Arc<str>, hook: &'static str }
     PluginLabels { plugin: Arc<str> }
+    DeniedLabels { policy: Arc<str>, capability: &'static str }
+    OutboundLabels { policy: Arc<str>, outcome: &'static str }
+    RollbackLabels { plugin: Arc<str>, result: &'static str }
     TransitionLabels { policy: Arc<str>, service: Arc<str>, endpoint: Arc<str>, to: &'static str }
     RejectionLabels { policy: Arc<str>, service: Arc<str> }
     ErrorLabels { kind: &'static str }
     ReloadLabels { what: &'static str, result: &'static str }
     LogLabels { log: &'static str }
+    LoadLabels { source: &'static str }
 }
 
 /// The classes of a response, in the order of [`RouteMetrics::by_class`].
@@ -90,7 +94,11 @@ struct Families {
     hook_time: Series<HookLabels, Seconds>,
     hook_errors: Series<HookLabels, Counter>,
     traps: Series<PluginLabels, Counter>,
+    capability_denied: Series<DeniedLabels, Counter>,
+    outbound_calls: Series<OutboundLabels, Counter>,
     reloads: Series<ReloadLabels, Counter>,
+    rollbacks: Series<RollbackLabels, Counter>,
+    plugin_loads: Series<LoadLabels, Counter>,
     downstream_open: Series<ListenerLabels, Gauge>,
     downstream_accepted: Series<ListenerLabels, Counter>,
     upstream_open: Series<ServiceLabels, Gauge>,
@@ -150,7 +158,11 @@ impl Metrics {
             hook_time: build.series("plugin_hook_seconds", "Time spent in a policy's hook"),
             hook_errors: build.series("plugin_errors", "Hook calls that failed: errors, traps, limits and bad answers"),
             traps: build.series("plugin_traps", "Instances thrown away after a trap or a limit"),
+            capability_denied: build.series("capability_denied", "Uses of a key, a service or endpoints that a policy is not granted"),
+            outbound_calls: build.series("outbound_calls", "Calls that policies made themselves: ok, or the kind of error"),
             reloads: build.series("reloads", "Reloads of plugins and configuration"),
+            plugin_loads: build.series("plugin_loads", "Plugins loaded, by where their code came from"),
+            rollbacks: build.series("rollbacks", "New versions of plugins that failed too often, by whether the one before came back"),
             downstream_open: build.series("downstream_connections", "Open connections from clients"),
             downstream_accepted: build.series("downstream_connections_accepted", "Connections accepted from clients"),
             upstream_open: build.series("upstream_connections", "Open connections to a service's endpoints"),
@@ -247,6 +259,18 @@ impl Metrics {
         self.families.traps.get(PluginLabels { plugin })
     }
 
+    /// Counts a use of a kind of capability that the policy is not granted.
+    pub fn capability_denied(&self, policy: &Arc<str>, capability: &'static str) {
+        let policy = Arc::clone(policy);
+        self.families.capability_denied.get(DeniedLabels { policy, capability }).inc();
+    }
+
+    /// Counts a call that a policy made itself, by how it ended.
+    pub fn outbound_call(&self, policy: &Arc<str>, outcome: &'static str) {
+        let policy = Arc::clone(policy);
+        self.families.outbound_calls.get(OutboundLabels { policy, outcome }).inc();
+    }
+
     /// Counts an answer made by the proxy itself.
     pub fn error(&self, kind: &'static str) {
         self.families.errors.get(ErrorLabels { kind }).inc();
@@ -273,6 +297,26 @@ impl Metrics {
     /// Counts a reload of `what` ("plugin", "config") with its result ("ok", "failed").
     pub fn reload(&self, what: &'static str, result: &'static str) {
         self.families.reloads.get(ReloadLabels { what, result }).inc();
+    }
+
+    /// Counts a plugin that was loaded from `source` ("compiled", "cache").
+    pub fn plugin_load(&self, source: &'static str) {
+        self.families.plugin_loads.get(LoadLabels { source }).inc();
+    }
+
+    /// Counts a rollback of a plugin with its result ("ok", "refused").
+    pub fn rollback(&self, plugin: &Arc<str>, result: &'static str) {
+        let plugin = Arc::clone(plugin);
+        self.families.rollbacks.get(RollbackLabels { plugin, result }).inc();
+    }
+
+    /// Calls so far of all hooks, by policy.
+    pub fn hook_calls(&self) -> BTreeMap<Arc<str>, u64> {
+        let mut by_policy = BTreeMap::new();
+        self.families
+            .hook_calls
+            .each(|labels, calls| *by_policy.entry(Arc::clone(&labels.policy)).or_default() += calls.get());
+        by_policy
     }
 
     /// Lines lost of one log: "exchanges" (stdout) or "host" (stderr).
@@ -303,9 +347,12 @@ impl Metrics {
         all.hook_calls.retain(|labels| live.policies.contains(&labels.policy));
         all.hook_time.retain(|labels| live.policies.contains(&labels.policy));
         all.hook_errors.retain(|labels| live.policies.contains(&labels.policy));
+        all.capability_denied.retain(|labels| live.policies.contains(&labels.policy));
+        all.outbound_calls.retain(|labels| live.policies.contains(&labels.policy));
         all.downstream_open.retain(|labels| live.listeners.contains(&labels.listener));
         all.downstream_accepted.retain(|labels| live.listeners.contains(&labels.listener));
         all.traps.retain(|labels| live.plugins.contains(&labels.plugin));
+        all.rollbacks.retain(|labels| live.plugins.contains(&labels.plugin));
         self.policies.retain(|policy| live.policies.contains(policy));
     }
 }

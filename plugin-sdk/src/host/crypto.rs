@@ -8,7 +8,8 @@ use crate::{Error, Result};
 pub struct Key(u32);
 
 impl Key {
-    /// Fails where no key has that name, or the policy is not allowed to use it.
+    /// Fails where no key has that name, or the policy is not granted it: it is where its configuration names the key, or
+    /// `allow` says `crypto:<name>`.
     pub fn open(name: &str) -> Result<Self> {
         sys::open(name).map(Self).map_err(Error::new)
     }

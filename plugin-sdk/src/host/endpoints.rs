@@ -36,13 +36,15 @@ pub fn least_loaded(service: ServiceId, avoid: &[EndpointId]) -> Option<Endpoint
     sys::least_loaded(service.0, &avoid).map(EndpointId)
 }
 
-/// Takes an endpoint out of picking for so long. The last endpoint that is not ejected stays: `false`.
+/// Takes an endpoint out of picking for so long. The last endpoint that is not ejected stays: `false`. So does every
+/// endpoint if the policy's `allow` is given without `endpoints`.
 pub fn eject(service: ServiceId, endpoint: EndpointId, duration: Duration) -> bool {
     sys::eject(service.0, endpoint.0, u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
 }
 
 /// Tells the state of a circuit breaker, for the log, the metrics and the admin page. Without an endpoint it is the whole
-/// service's; `scope` names it where it is neither, as in `"route:checkout"`.
+/// service's; `scope` names it where it is neither, as in `"route:checkout"`. Nothing happens if the policy's `allow` is given
+/// without `endpoints`.
 pub fn report_breaker(service: ServiceId, endpoint: Option<EndpointId>, scope: &str, state: Breaker, reason: &str) {
     sys::report_breaker(service.0, endpoint.map(|endpoint| endpoint.0), scope, state, reason);
 }

@@ -6,6 +6,8 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
+use crate::host::outbound::{Error, Request, Response};
+
 thread_local! {
     static HOST: RefCell<Host> = RefCell::new(Host::default());
 }
@@ -26,6 +28,14 @@ pub struct BreakerReport {
     pub scope: String,
     pub state: endpoints::Breaker,
     pub reason: String,
+}
+
+/// What [`outbound::Request::send`](crate::host::outbound::Request::send) has sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sent {
+    pub service: String,
+    pub request: Request,
+    pub timeout: Duration,
 }
 
 /// The fake host of a test.
@@ -56,6 +66,11 @@ pub struct Host {
     pub tracing: bool,
     /// Sums of the policy's own metrics, by name.
     pub metrics: Vec<(String, f64)>,
+    /// Requests of the policy's own, in order.
+    pub sent: Vec<Sent>,
+    answers: HashMap<(String, String), Result<Response, Error>>,
+    /// Whether `tick` is running.
+    pub(crate) ticking: bool,
     cells: Vec<(String, Cell)>,
     values: HashMap<String, (Vec<u8>, u64)>,
 }
@@ -103,6 +118,9 @@ impl Default for Host {
             spans: Vec::new(),
             tracing: true,
             metrics: Vec::new(),
+            sent: Vec::new(),
+            answers: HashMap::new(),
+            ticking: false,
             cells: Vec::new(),
             values: HashMap::new(),
         }
@@ -120,6 +138,11 @@ impl Host {
     pub fn key(mut self, key: Key) -> Self {
         self.keys.push(key);
         self
+    }
+
+    /// What a service answers to requests for this path from now on. Without it there is no such service.
+    pub fn answer(&mut self, service: &str, path: &str, answer: Result<Response, Error>) {
+        self.answers.insert((service.into(), path.into()), answer);
     }
 
     fn next(&mut self) -> u64 {
@@ -412,6 +435,50 @@ pub(crate) mod metrics {
                 *sum += value;
             }
         });
+    }
+}
+
+pub(crate) mod outbound {
+    use super::{Sent, with};
+    use crate::host::outbound as sdk;
+    pub use crate::host::outbound::ErrorKind;
+    use std::time::Duration;
+
+    pub(crate) struct Request {
+        pub method: String,
+        pub path: String,
+        pub fields: Vec<(String, Vec<u8>)>,
+        pub body: Vec<u8>,
+    }
+
+    pub(crate) struct Response {
+        pub status: u16,
+        pub fields: Vec<(String, Vec<u8>)>,
+        pub body: Vec<u8>,
+    }
+
+    pub(crate) struct Error {
+        pub kind: ErrorKind,
+        pub message: String,
+    }
+
+    pub(crate) fn send(service: &str, request: &Request, timeout: u64) -> Result<Response, Error> {
+        let failed = |kind, why: &str| Err(Error { kind, message: format!("service {service:?}: {why}") });
+        with(|host| {
+            if !host.ticking {
+                return failed(ErrorKind::OnlyInTick, "a policy calls out in `tick` only");
+            }
+            let Request { method, path, fields, body } = request;
+            let answer = host.answers.get(&(service.to_owned(), path.clone())).cloned();
+            let (method, path, fields, body) = (method.clone(), path.clone(), fields.clone(), body.clone());
+            let request = sdk::Request { method, path, fields, body };
+            host.sent.push(Sent { service: service.to_owned(), request, timeout: Duration::from_nanos(timeout) });
+            match answer {
+                Some(Ok(sdk::Response { status, fields, body })) => Ok(Response { status, fields, body }),
+                Some(Err(sdk::Error { kind, message })) => Err(Error { kind, message }),
+                None => failed(ErrorKind::Unavailable, "the test gives no answer"),
+            }
+        })
     }
 }
 

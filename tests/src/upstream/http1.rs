@@ -98,7 +98,13 @@ async fn give(
 ) -> io::Result<After> {
     tokio::select! {
         biased;
-        after = act(answer, request, writer) => after,
+        after = act(answer, request, writer) => {
+            // It left before it had read all.
+            if after.is_err() {
+                shared.counts.abandoned.add();
+            }
+            after
+        }
         () = peer_left(incoming) => {
             shared.counts.abandoned.add();
             Ok(After::Close)

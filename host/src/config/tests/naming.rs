@@ -1,6 +1,6 @@
 //! Names are given once, and what is named exists.
 
-use super::{assert_one_problem, problems};
+use super::{assert_one_problem, problems, read};
 
 #[test]
 fn names_and_addresses_are_given_once() {
@@ -72,4 +72,52 @@ path = "/"
 fn a_broken_definition_still_defines_its_name() {
     let text = "[[service]]\nname = \"a\"\n[[route]]\nservice = \"a\"";
     assert_one_problem(text, &["1:1 missing key \"endpoints\" in [[service]]"]);
+}
+
+#[test]
+fn a_grant_is_of_something_that_can_be_granted() {
+    let text = |allow: &str| {
+        format!(
+            "[[service]]\nname = \"flags\"\nendpoints = []\n[key.signing]\nsecret = {{ file = \"k\" }}\n\
+             [policy.p]\nplugin = \"p\"\nallow = [{allow}]"
+        )
+    };
+    let granted = |allow: &str| read(&text(allow)).unwrap().policies["p"].allow.clone().unwrap();
+    let all: Vec<String> =
+        granted("\"crypto:signing\", \"outbound:flags\", \"endpoints\"").iter().map(ToString::to_string).collect();
+    assert_eq!(all, ["crypto:signing", "outbound:flags", "endpoints"]);
+    assert_eq!(granted(""), []);
+    for (allow, told) in [
+        ("\"cripto:signing\"", "8:10 [policy.p] allow[0]: unknown capability \"cripto\" | did you mean \"crypto\"?"),
+        (
+            "\"files\"",
+            "8:10 [policy.p] allow[0]: unknown capability \"files\" | known here: crypto, outbound, endpoints",
+        ),
+        ("\"endpoints\", \"crypto:sining\"", "8:23 unknown key \"sining\" | did you mean \"signing\"?"),
+        ("\"crypto:*\"", "8:10 unknown key \"*\" | known here: signing"),
+        ("\"outbound:flag\"", "8:10 unknown service \"flag\" | did you mean \"flags\"?"),
+        ("\"crypto\"", "8:10 [policy.p] allow[0]: \"crypto\" does not say which key | write it as in \"crypto:<key>\""),
+        (
+            "\"outbound:\"",
+            "8:10 [policy.p] allow[0]: \"outbound:\" does not say which service | write it as in \"outbound:<service>\"",
+        ),
+        (
+            "\"endpoints:flags\"",
+            "8:10 [policy.p] allow[0]: \"endpoints\" takes no name | write \"endpoints\": it is for all",
+        ),
+        ("\"endpoints\", \"endpoints\"", "8:23 [policy.p] allow[1]: \"endpoints\" is granted already | name it once"),
+    ] {
+        assert_one_problem(&text(allow), &[told]);
+    }
+}
+
+#[test]
+fn a_name_with_control_characters_is_told_in_one_line() {
+    assert_one_problem(
+        "[policy.\"a\\n\\u001b\"]\nplugin = \"p\"",
+        &[r#"1:9 policy "a\n\u{1b}": the name has a character"#],
+    );
+    for problem in problems("[policy.\"a\\n\\u001b\"]") {
+        assert!(!problem.contains(char::is_control), "{problem:?}");
+    }
 }

@@ -30,9 +30,36 @@ fn what_stands_where_a_key_file_should_is_never_repeated() {
 }
 
 #[test]
+fn the_cache_is_a_directory_or_off() {
+    let cache = |text: &str| read(&format!("[plugins]\n{text}")).unwrap().plugins.cache;
+    assert_eq!(cache("cache = \"off\""), None);
+    assert_eq!(cache("cache = \"a/b\""), Some("a/b".into()));
+    assert_eq!(cache("cache = \"./off\""), Some("./off".into()));
+    assert_eq!(cache(""), crate::config::Plugins::default().cache);
+    assert_one_problem("[plugins]\ncache = false", &["[plugins] cache: expected a string, found a boolean"]);
+    assert_one_problem("[plugins]\ncache = \"\"", &["not a path"]);
+}
+
+#[test]
+fn the_cache_is_the_service_s_or_else_the_user_s() {
+    let default = |set: &[(&str, &str)]| {
+        let value = |name: &str| set.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into());
+        crate::config::settings::default_cache(value)
+    };
+    let (home, xdg) = (("HOME", "/home/a"), ("XDG_CACHE_HOME", "/caches"));
+    assert_eq!(default(&[home, xdg, ("CACHE_DIRECTORY", "/var/cache/weir")]), Some("/var/cache/weir/plugins".into()));
+    assert_eq!(default(&[("CACHE_DIRECTORY", "/var/cache/weir:/b")]), Some("/var/cache/weir/plugins".into()));
+    assert_eq!(default(&[home, xdg]), Some("/caches/weir".into()));
+    assert_eq!(default(&[home]), Some("/home/a/.cache/weir".into()));
+    assert_eq!(default(&[home, ("XDG_CACHE_HOME", ""), ("CACHE_DIRECTORY", "")]), Some("/home/a/.cache/weir".into()));
+    assert_eq!(default(&[("XDG_CACHE_HOME", "relative"), ("HOME", "")]), None);
+    assert_eq!(default(&[]), None);
+}
+
+#[test]
 fn values_out_of_their_range_are_problems() {
     for (text, part) in [
-        ("[node]\nworkers = 0", "from 1 to 1024"),
+        ("[node]\nworkers = 0", "from 1 to 255"),
         ("[node]\nworkers = -1", "out of range"),
         ("[node]\nworkers = 99999999999999999999", "out of range"),
         ("[node]\ndrain-timeout = \"31days\"", "too long"),
@@ -121,4 +148,23 @@ fn a_broker_has_the_place_that_its_kind_needs() {
     ] {
         assert_one_problem(&format!("[[broker]]\nname = \"a\"\n{rest}"), &[told]);
     }
+}
+
+#[test]
+fn rollback_has_rules_or_is_off() {
+    for (rollback, told) in [
+        ("\"never\"", "a table or \"off\""),
+        ("true", "a table or \"off\""),
+        ("{ within = \"0s\" }", "timeout of zero"),
+        ("{ percent = 101 }", "from 0 to 100"),
+        ("{ failures = -1 }", "out of range"),
+        ("{ fialures = 1 }", "did you mean \"failures\"?"),
+    ] {
+        assert_one_problem(&format!("[plugins]\nrollback = {rollback}"), &[told]);
+    }
+    let shown = |rollback: &str| {
+        read(&format!("[plugins]\nrollback = {rollback}")).unwrap().to_json()["plugins"]["rollback"].clone()
+    };
+    assert_eq!(shown("\"off\""), "off");
+    assert_eq!(shown("{ failures = 0 }"), serde_json::json!({ "within": "1m", "failures": 0, "percent": 5 }));
 }

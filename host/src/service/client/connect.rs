@@ -2,8 +2,6 @@
 
 use super::error::SendError;
 use super::slots::Slot;
-use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_util::rt::TokioIo;
 use prometheus_client::metrics::gauge::Gauge;
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -11,6 +9,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -19,13 +18,18 @@ const MAX_ADDRESSES: usize = 8;
 
 /// Connects to `address`, "host:port", within `patience`.
 pub(super) async fn connect(address: &str, patience: Duration, slot: Slot, open: &Gauge) -> Result<Socket, SendError> {
-    let stream = dial(address, patience).await.map_err(|error| SendError::connect(address, patience, &error))?;
+    let stream = dial(address, patience).await?;
     open.inc();
     let open = open.clone();
-    Ok(Socket { io: TokioIo::new(stream), open, _slot: slot })
+    Ok(Socket { stream, open, _slot: slot })
 }
 
-async fn dial(address: &str, patience: Duration) -> io::Result<TcpStream> {
+/// A bare connection, for a tunnel.
+pub async fn dial(address: &str, patience: Duration) -> Result<TcpStream, SendError> {
+    dial_any(address, patience).await.map_err(|error| SendError::connect(address, patience, &error))
+}
+
+async fn dial_any(address: &str, patience: Duration) -> io::Result<TcpStream> {
     let deadline = Instant::now() + patience;
     let stream = match address.parse() {
         Ok(literal) => first_of(&[literal], deadline, TcpStream::connect).await?,
@@ -61,7 +65,7 @@ async fn first_of<T, F: Future<Output = io::Result<T>>>(
 /// A connection's socket: counted as open, and holding its slot, until it is closed. It outlives the connection where
 /// an upgrade has taken it over.
 pub(super) struct Socket {
-    io: TokioIo<TcpStream>,
+    stream: TcpStream,
     open: Gauge,
     // Declared last: the slot is free once the socket is closed.
     _slot: Slot,
@@ -73,27 +77,27 @@ impl Drop for Socket {
     }
 }
 
-impl Read for Socket {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_read(context, buffer)
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_read(context, buffer)
     }
 }
 
-impl Write for Socket {
+impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write(context, bytes)
+        Pin::new(&mut self.get_mut().stream).poll_write(context, bytes)
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(context)
+        Pin::new(&mut self.get_mut().stream).poll_flush(context)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(context)
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
+        self.stream.is_write_vectored()
     }
 
     fn poll_write_vectored(
@@ -101,7 +105,7 @@ impl Write for Socket {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write_vectored(context, slices)
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(context, slices)
     }
 }
 

@@ -7,14 +7,15 @@ use super::slots::{Slot, Slots};
 use super::{MAX_HEAD, Outgoing, QUEUE_FULL};
 use crate::service::ServiceOptions;
 use crate::telemetry::metrics::handles::ServiceMetrics;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use hyper::client::conn::http1::{Builder, SendRequest};
+use hyper_util::rt::TokioIo;
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::time::Instant;
-use tokio::task::spawn_local;
+use std::time::{Duration, Instant};
+use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::timeout;
 
 /// Fields of one head or trailer section that an endpoint may send.
@@ -35,10 +36,17 @@ struct Idle<B> {
     since: Instant,
 }
 
-/// Dropping it closes the connection, as soon as an exchange that is on it has ended.
+/// How long an endpoint that has answered may take to read the rest of the request.
+const REST_OF_REQUEST: Duration = Duration::from_secs(1);
+
+/// Dropping it closes the connection, whatever the endpoint still has to read.
 struct Connection<B> {
     sender: RefCell<SendRequest<B>>,
     pool: Weak<Pool<B>>,
+    /// The task that drives it.
+    driver: AbortHandle,
+    /// Whether the endpoint has switched protocols: then what becomes of the socket is decided elsewhere.
+    switched: Cell<bool>,
 }
 
 impl<B> Pool<B> {
@@ -151,25 +159,26 @@ impl<B: Outgoing> Pool<B> {
         let mut builder = Builder::new();
         builder.max_headers(MAX_FIELDS).max_header_size(MAX_HEAD);
         let (sender, connection) =
-            builder.handshake(socket).await.map_err(|error| SendError::unsent(&self.address, &error))?;
+            builder.handshake(TokioIo::new(socket)).await.map_err(|error| SendError::unsent(&self.address, &error))?;
         let connection = connection.with_upgrades();
         let pool = Rc::downgrade(self);
         let forget = pool.clone();
         // Runs until the socket is closed or taken over: when either side says so, or the sender is dropped.
-        spawn_local(async move {
+        let driver = spawn_local(async move {
             // An error is told to the exchange that it broke.
             let _ = connection.await;
             if let Some(pool) = forget.upgrade() {
                 pool.keep(|idle| !idle.connection.sender.borrow().is_closed());
             }
         });
-        let sender = RefCell::new(sender);
-        Ok(Rc::new(Connection { sender, pool }))
+        let (sender, driver) = (RefCell::new(sender), driver.abort_handle());
+        Ok(Rc::new(Connection { sender, pool, driver, switched: Cell::new(false) }))
     }
 }
 
 impl<B: Outgoing> Connection<B> {
     fn respond(self: Rc<Self>, response: Response<hyper::body::Incoming>) -> Response<UpstreamBody> {
+        self.switched.set(response.status() == StatusCode::SWITCHING_PROTOCOLS);
         // A small answer has been read in one go, and waits in the body's own buffer.
         if self.sender.borrow().is_ready() {
             self.recycle();
@@ -188,13 +197,20 @@ impl<B: 'static> Recycle for Connection<B> {
             pool.put(self);
         } else if !self.sender.borrow().is_closed() {
             // The answer came before the request was written to its end.
-            let limit = pool.options.get().idle_timeout;
             spawn_local(async move {
                 let ready = poll_fn(|context| self.sender.borrow_mut().poll_ready(context));
-                if let (Ok(Ok(())), Some(pool)) = (timeout(limit, ready).await, self.pool.upgrade()) {
+                if let (Ok(Ok(())), Some(pool)) = (timeout(REST_OF_REQUEST, ready).await, self.pool.upgrade()) {
                     pool.put(self);
                 }
             });
+        }
+    }
+}
+
+impl<B> Drop for Connection<B> {
+    fn drop(&mut self) {
+        if !self.switched.get() {
+            self.driver.abort();
         }
     }
 }

@@ -6,11 +6,14 @@ use super::connect::{Socket, connect};
 use super::error::SendError;
 use super::slots::{Slot, Slots};
 use super::{MAX_HEAD, Outgoing, QUEUE_FULL};
+use crate::flood::{Guard, Peer};
+use crate::leash::leashed;
 use crate::service::ServiceOptions;
 use crate::telemetry::metrics::handles::ServiceMetrics;
+use bytes::Bytes;
 use http::{Request, Response};
 use hyper::client::conn::http2::{self, Builder, SendRequest};
-use hyper_util::rt::TokioTimer;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::metrics::gauge::Gauge;
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -31,6 +34,12 @@ const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Streams on a first connection until the endpoint's SETTINGS tell; RFC 9113 section 6.5.2 recommends to allow no fewer.
 const STREAMS_UNTIL_TOLD: usize = 100;
+/// Bytes of one request that wait for the endpoint's window or socket.
+const SEND_BUFFER: usize = 64 * 1024;
+/// Streams of one connection that the endpoint makes the node reset by breaking the protocol, before it is closed.
+const MAX_FORCED_RESETS: usize = 1024;
+/// How long an endpoint that has answered may take to read the rest of a request.
+const REST_OF_REQUEST: Duration = Duration::from_secs(1);
 /// Connections that a request may find closed before it is sent, before that becomes its failure.
 const MAX_MOVES: usize = 3;
 
@@ -257,8 +266,11 @@ impl<B: Outgoing> Pool<B> {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .initial_max_send_streams(self.allowed.get())
             .max_header_list_size(MAX_HEAD as u32)
+            .max_send_buf_size(SEND_BUFFER)
+            .max_local_error_reset_streams(MAX_FORCED_RESETS)
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT);
+        let socket = TokioIo::new(Guard::new(socket, Bytes::new(), Peer::Server));
         let (sender, connection) =
             builder.handshake(socket).await.map_err(|error| SendError::http2(&self.address, &error).unreached())?;
         let streams = Rc::new(Streams::new(self.allowed.get(), self.metrics.idle.clone()));
@@ -272,7 +284,7 @@ impl<B: Outgoing> Pool<B> {
 /// Runs until the connection takes no more streams: it is going away, or all senders have been dropped. Streams that
 /// are open then end in tasks of hyper's.
 async fn drive<B: Outgoing>(
-    mut connection: http2::Connection<Socket, B, Local>,
+    mut connection: http2::Connection<TokioIo<Guard<Socket>>, B, Local>,
     streams: Rc<Streams>,
     pool: Weak<Pool<B>>,
 ) {
@@ -294,12 +306,13 @@ async fn drive<B: Outgoing>(
     }
 }
 
-/// Spawns hyper's tasks on this worker.
+/// Spawns hyper's tasks on this worker. That of a request's body ends when its exchange has ended and the endpoint does
+/// not take the rest.
 #[derive(Clone, Copy)]
 struct Local;
 
 impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Local {
     fn execute(&self, task: F) {
-        spawn_local(task);
+        spawn_local(leashed(REST_OF_REQUEST, task));
     }
 }

@@ -54,6 +54,12 @@ impl<K: Ord, M: Clone + Default> Series<K, M> {
         series.entry(labels).or_default().clone()
     }
 
+    /// Shows every series there is.
+    pub fn each(&self, mut show: impl FnMut(&K, &M)) {
+        let series = self.by_labels.read().unwrap_or_else(PoisonError::into_inner);
+        series.iter().for_each(|(labels, metric)| show(labels, metric));
+    }
+
     /// Drops every series whose labels `keep` refuses.
     pub fn retain(&self, mut keep: impl FnMut(&K) -> bool) {
         self.by_labels.write().unwrap_or_else(PoisonError::into_inner).retain(|labels, _| keep(labels));

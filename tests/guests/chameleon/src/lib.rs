@@ -16,6 +16,11 @@ fn word() -> &'static str {
     std::str::from_utf8(word).unwrap_or_default().trim_end_matches('.')
 }
 
+/// Whether the version fails the requests that ask for it.
+fn is_bad() -> bool {
+    word().starts_with("bad") || word() == "red"
+}
+
 #[derive(Deserialize)]
 struct Chameleon {
     /// Put before the word, to tell several policies of this plugin apart.
@@ -67,7 +72,7 @@ impl Chameleon {
     }
 }
 
-#[policy]
+#[policy(reads = ["x-trap"])]
 impl Policy for Chameleon {
     fn configure(&mut self, _: &mut Needs) -> Result<()> {
         match word() {
@@ -78,7 +83,22 @@ impl Policy for Chameleon {
         Ok(())
     }
 
-    fn on_request(&self, _: &Exchange) -> Result<Verdict> {
+    fn on_request(&self, exchange: &Exchange) -> Result<Verdict> {
+        // These go live, and then do harm.
+        if word().starts_with("crash") {
+            std::process::abort();
+        }
+        while word().starts_with("spin") {}
+        // And these only where a request asks for it.
+        match exchange.field("x-trap") {
+            Some(b"trap") if is_bad() => std::process::abort(),
+            Some(b"overrun") if is_bad() => loop {
+                black_box(());
+            },
+            Some(b"lie") if is_bad() => return Ok(Verdict::reply(99, "no such status")),
+            Some(b"error") if is_bad() => return Err("no luck today".into()),
+            _ => {}
+        }
         Ok(self.mark("x-version"))
     }
 

@@ -1,0 +1,160 @@
+//! One accepted connection: tell HTTP/1.1 from HTTP/2, and serve it within its limits.
+
+use super::idle::{EndsWhenIdle, OnStream, Streams};
+use super::stalled::Impatient;
+use super::{Connection, Listener, until_drained};
+use crate::call;
+use crate::config::Limits;
+use crate::flood::{Guard, Peer};
+use crate::leash::leashed;
+use crate::response::ErrorKind;
+use crate::strict::{self, Strict, Switch};
+use crate::worker::Worker;
+use bytes::{Bytes, BytesMut};
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+/// What every HTTP/2 connection begins with (RFC 9113, section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Bytes of one request, and of all requests on an HTTP/2 connection, that may be on their way before they are read.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Bytes of one answer that wait for an HTTP/2 caller's window or socket.
+const SEND_BUFFER: usize = 64 * 1024;
+/// HTTP/2 streams that a caller resets before they were looked at, and those that it makes the node reset, of one
+/// connection. Any more and it is closed.
+const MAX_UNSEEN_RESETS: usize = 20;
+const MAX_FORCED_RESETS: usize = 1024;
+
+/// Serves a caller until either side has had enough.
+pub(super) async fn serve(
+    worker: Rc<Worker>,
+    listener: Rc<Listener>,
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    drain: watch::Receiver<bool>,
+) {
+    let limits = worker.current().snapshot.config.limits.clone();
+    drop(stream.set_nodelay(true));
+    let Ok(Ok((is_http2, read))) = timeout(limits.header_timeout, sniff(&mut stream)).await else { return };
+    let caller = Caller { worker, listener, peer, client: peer.to_string().into(), limits, drain };
+    if is_http2 { caller.http2(stream, read).await } else { caller.http1(stream, read).await }
+}
+
+/// Who is served, and how.
+struct Caller {
+    worker: Rc<Worker>,
+    listener: Rc<Listener>,
+    peer: SocketAddr,
+    /// The peer in words.
+    client: Arc<str>,
+    limits: Limits,
+    drain: watch::Receiver<bool>,
+}
+
+impl Caller {
+    fn connection(&self, switch: Option<Switch>) -> Rc<Connection> {
+        Connection::new(self.listener.clone(), self.peer, self.client.clone(), switch)
+    }
+
+    async fn http1(self, stream: TcpStream, read: Bytes) {
+        let limits = &self.limits;
+        let heads = strict::Limits {
+            max_target_bytes: limits.max_target_bytes,
+            max_head_bytes: limits.max_header_bytes,
+            max_headers: limits.max_headers,
+        };
+        let strict = Strict::new(stream, read, heads).head_timeout(limits.header_timeout);
+        let switch = strict.switch();
+        let mut http = http1::Builder::new();
+        // To hyper the time between two requests is part of reading the next one's head; `Strict` times the head itself.
+        http.timer(TokioTimer::new()).header_read_timeout(limits.idle_timeout);
+        if limits.max_headers > 100 {
+            http.max_headers(limits.max_headers);
+        }
+        let (worker, connection) = (self.worker.clone(), self.connection(Some(switch.clone())));
+        let service = service_fn(move |request| {
+            let call = call::call(worker.clone(), connection.clone(), request);
+            async move { Ok::<_, Infallible>(call.await) }
+        });
+        let stream = TokioIo::new(Impatient::new(strict, limits.write_timeout, Some(switch.clone())));
+        let served = http.serve_connection(stream, service).with_upgrades();
+        let ends = until_drained(served, self.drain.clone(), |served| served.graceful_shutdown());
+        // The socket tells whether the caller takes anything: what it was given, hyper may still have.
+        leashed(Option::<Duration>::None, ends).await;
+        if let Some(violation) = switch.violation() {
+            self.refused(violation);
+        }
+    }
+
+    async fn http2(self, stream: TcpStream, read: Bytes) {
+        let limits = &self.limits;
+        let stream = Impatient::new(stream, limits.write_timeout, None);
+        let stream = Guard::new(stream, read, Peer::Client).head_timeout(limits.header_timeout);
+        let flooded = stream.flooded();
+        let streams = Streams::new();
+        let (worker, connection, counted) = (self.worker.clone(), self.connection(None), streams.clone());
+        let service = service_fn(move |request| {
+            let stream = counted.begin();
+            let call = call::call(worker.clone(), connection.clone(), request);
+            async move { Ok::<_, Infallible>(call.await.map(|body| OnStream::new(body, stream))) }
+        });
+        let served = http2::Builder::new(LocalExecutor { patience: limits.write_timeout })
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(limits.max_streams)
+            .max_header_list_size(u32::try_from(limits.max_header_bytes).unwrap_or(u32::MAX))
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buf_size(SEND_BUFFER)
+            .max_pending_accept_reset_streams(MAX_UNSEEN_RESETS)
+            .max_local_error_reset_streams(MAX_FORCED_RESETS)
+            .keep_alive_interval(limits.idle_timeout)
+            .serve_connection(TokioIo::new(stream), service);
+        let shut_down = |served: std::pin::Pin<&mut http2::Connection<_, _, _>>| served.graceful_shutdown();
+        let served = EndsWhenIdle::new(served, shut_down, streams, limits.idle_timeout, limits.header_timeout);
+        until_drained(served, self.drain.clone(), |served| served.get_mut().shut_down()).await;
+        if flooded.get() {
+            self.refused("more HTTP/2 frames than it has use for");
+        }
+    }
+
+    fn refused(&self, why: impl std::fmt::Display) {
+        self.worker.node.telemetry.metrics.error(ErrorKind::BadRequest.as_str());
+        tracing::info!(client = &*self.client, listener = &*self.listener.sockets.name, "refused: {why}");
+    }
+}
+
+/// Reads until it is clear whether the caller speaks HTTP/2, and gives back what was read.
+async fn sniff(stream: &mut TcpStream) -> io::Result<(bool, Bytes)> {
+    let mut read = BytesMut::with_capacity(PREFACE.len());
+    while PREFACE.starts_with(&read) && read.len() < PREFACE.len() {
+        let mut rest = (&mut *stream).take((PREFACE.len() - read.len()) as u64);
+        if rest.read_buf(&mut read).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok((read == PREFACE, read.freeze()))
+}
+
+/// Runs hyper's tasks, one for each stream, on the worker's own thread, and ends those whose caller takes nothing.
+#[derive(Debug, Clone, Copy)]
+struct LocalExecutor {
+    patience: Duration,
+}
+
+impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExecutor {
+    fn execute(&self, task: F) {
+        tokio::task::spawn_local(leashed(self.patience, task));
+    }
+}
