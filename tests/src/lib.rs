@@ -3,6 +3,7 @@
 pub mod asking;
 pub mod client;
 pub mod frames;
+pub mod fuzz;
 pub mod guests;
 pub mod keys;
 pub mod process;

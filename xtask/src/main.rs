@@ -3,6 +3,7 @@
 mod cargo;
 mod ci;
 mod demo;
+mod fuzz;
 mod test;
 mod wasm;
 
@@ -40,6 +41,17 @@ enum Command {
         #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
         duration: Option<Duration>,
     },
+    /// Make up configurations, requests, edits and plugins that may break a law, for longer than `test` does
+    Fuzz {
+        /// What to fuzz, as in "http1"; without it, everything in turn
+        targets: Vec<String>,
+        /// How long for each target ("10m", "1h")
+        #[arg(long = "for", value_name = "DURATION", default_value = "1m", value_parser = humantime::parse_duration)]
+        duration: Duration,
+        /// Begin with the case that was shown with this seed
+        #[arg(long)]
+        seed: Option<u64>,
+    },
     /// Check the formatting, run clippy, then all tests
     Ci,
 }
@@ -61,6 +73,7 @@ fn run(command: Command) -> Result<()> {
         Command::Plugins => wasm::build_plugins(&workspace),
         Command::Test { arguments } => test::run(&workspace, &arguments),
         Command::Demo { duration } => demo::run(&workspace, duration),
+        Command::Fuzz { targets, duration, seed } => fuzz::run(&workspace, &targets, duration, seed),
         Command::Ci => ci::run(&workspace),
     }
 }
