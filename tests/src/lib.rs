@@ -10,6 +10,7 @@ pub mod process;
 pub mod raw;
 pub mod retrying;
 pub mod rogue;
+pub mod soak;
 pub mod traffic;
 pub mod upstream;
 pub mod weir;

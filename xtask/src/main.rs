@@ -4,6 +4,7 @@ mod cargo;
 mod ci;
 mod demo;
 mod fuzz;
+mod soak;
 mod test;
 mod wasm;
 
@@ -52,6 +53,9 @@ enum Command {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// Swap plugins and configuration of the release binary a thousand times under load; prints the figures, fails if
+    /// an exchange notices
+    Soak(soak::Options),
     /// Check the formatting, run clippy, then all tests
     Ci,
 }
@@ -74,6 +78,7 @@ fn run(command: Command) -> Result<()> {
         Command::Test { arguments } => test::run(&workspace, &arguments),
         Command::Demo { duration } => demo::run(&workspace, duration),
         Command::Fuzz { targets, duration, seed } => fuzz::run(&workspace, &targets, duration, seed),
+        Command::Soak(options) => soak::run(&workspace, &options),
         Command::Ci => ci::run(&workspace),
     }
 }
