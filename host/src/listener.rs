@@ -2,6 +2,7 @@
 
 mod connection;
 mod idle;
+mod linger;
 mod serve;
 mod set;
 pub mod sockets;
@@ -17,7 +18,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -30,6 +31,7 @@ const MAX_TURNING_AWAY: usize = 64;
 async fn accept(worker: Rc<Worker>, listener: Rc<Listener>, socket: TcpListener) {
     let mut drain = listener.drain();
     let turning_away = Arc::new(Semaphore::new(MAX_TURNING_AWAY));
+    let mut failing = Failing::default();
     loop {
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
@@ -39,7 +41,9 @@ async fn accept(worker: Rc<Worker>, listener: Rc<Listener>, socket: TcpListener)
             Ok((stream, peer)) => welcome(&worker, &listener, stream, peer, &turning_away),
             // Out of file descriptors, most likely: they come back, and the backlog waits so long.
             Err(error) => {
-                tracing::warn!(listener = &*listener.sockets.name, "cannot accept: {error}");
+                if let Some(times) = failing.tell(Instant::now()) {
+                    tracing::warn!(listener = &*listener.sockets.name, times, "cannot accept: {error}");
+                }
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
@@ -49,6 +53,25 @@ async fn accept(worker: Rc<Worker>, listener: Rc<Listener>, socket: TcpListener)
         if let Ok(stream) = TcpStream::from_std(stream) {
             welcome(&worker, &listener, stream, peer, &turning_away);
         }
+    }
+}
+
+/// Failures to accept, which come fifty times a second while they last.
+#[derive(Default)]
+struct Failing {
+    told: Option<Instant>,
+    untold: u64,
+}
+
+impl Failing {
+    /// How many there were since that was told last, this one included, if it is to be told now: once a second.
+    fn tell(&mut self, now: Instant) -> Option<u64> {
+        self.untold += 1;
+        if self.told.is_some_and(|told| now.duration_since(told) < Duration::from_secs(1)) {
+            return None;
+        }
+        self.told = Some(now);
+        Some(std::mem::take(&mut self.untold))
     }
 }
 
@@ -141,5 +164,20 @@ async fn until_drained<C: Future<Output = hyper::Result<()>>>(
     };
     if let Err(error) = ended {
         tracing::debug!("connection ended: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_to_accept_are_told_once_a_second_and_counted() {
+        let (mut failing, begun) = (Failing::default(), Instant::now());
+        let told: Vec<Option<u64>> =
+            (0..=100).map(|turn| failing.tell(begun + turn * Duration::from_millis(20))).collect();
+        let all: Vec<(usize, u64)> =
+            told.iter().enumerate().filter_map(|(turn, told)| Some((turn, (*told)?))).collect();
+        assert_eq!(all, [(0, 1), (50, 50), (100, 50)]);
     }
 }

@@ -42,9 +42,6 @@ use framing::Framing;
 use refusal::Refusal;
 pub use violation::Violation;
 
-/// How long a caller may take to close after the last answer.
-const LINGER: Duration = Duration::from_secs(1);
-
 /// How large a request's head may be. The same limits hold for the trailers of a chunked body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -116,8 +113,6 @@ pub struct Strict<T> {
     head_timeout: Option<Duration>,
     /// Runs while a head has begun and not ended.
     head_timer: Option<Pin<Box<Sleep>>>,
-    /// Runs once the connection is closed on this side.
-    linger_timer: Option<Pin<Box<Sleep>>>,
 }
 
 /// What is read after a violation.
@@ -139,7 +134,6 @@ impl<T> Strict<T> {
             ending: None,
             head_timeout: None,
             head_timer: None,
-            linger_timer: None,
         }
     }
 
@@ -230,7 +224,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Strict<T> {
     }
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Strict<T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for Strict<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().inner).poll_write(cx, buf)
     }
@@ -251,27 +245,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Strict<T> {
         Pin::new(&mut self.get_mut().inner).poll_flush(cx)
     }
 
-    /// Says that nothing more is written, and throws away what is still read, for a while.
-    ///
-    /// A socket that is closed with something unread resets the connection, and the caller loses those answers that it has
-    /// not read yet (RFC 9112, section 9.6).
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if this.linger_timer.is_none() {
-            ready!(Pin::new(&mut this.inner).poll_shutdown(cx))?;
-        }
-        if this.switch.is_passthrough() {
-            return Poll::Ready(Ok(()));
-        }
-        let timer = this.linger_timer.get_or_insert_with(|| Box::pin(sleep(LINGER)));
-        let mut waste = [0; 4 * 1024];
-        while timer.as_mut().poll(cx).is_pending() {
-            let mut buf = ReadBuf::new(&mut waste);
-            match ready!(Pin::new(&mut this.inner).poll_read(cx, &mut buf)) {
-                Ok(()) if !buf.filled().is_empty() => {}
-                _ => break,
-            }
-        }
-        Poll::Ready(Ok(()))
+        Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
     }
 }

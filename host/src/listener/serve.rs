@@ -1,6 +1,7 @@
 //! One accepted connection: tell HTTP/1.1 from HTTP/2, and serve it within its limits.
 
 use super::idle::{EndsWhenIdle, OnStream, Streams};
+use super::linger::Lent;
 use super::stalled::Impatient;
 use super::{Connection, Listener, until_drained};
 use crate::call;
@@ -75,6 +76,7 @@ impl Caller {
             max_head_bytes: limits.max_header_bytes,
             max_headers: limits.max_headers,
         };
+        let (stream, left) = Lent::new(stream);
         let strict = Strict::new(stream, read, heads).head_timeout(limits.header_timeout);
         let switch = strict.switch();
         let mut http = http1::Builder::new();
@@ -92,7 +94,9 @@ impl Caller {
         let served = http.serve_connection(stream, service).with_upgrades();
         let ends = until_drained(served, self.drain.clone(), |served| served.graceful_shutdown());
         // The socket tells whether the caller takes anything: what it was given, hyper may still have.
-        leashed(Option::<Duration>::None, ends).await;
+        if leashed(Option::<Duration>::None, ends).await.is_some() {
+            left.close().await;
+        }
         if let Some(violation) = switch.violation() {
             self.refused(violation);
         }

@@ -137,7 +137,7 @@ impl Watched {
             tokio::select! {
                 received = &mut receive => received,
                 sent = send => match sent {
-                    std::io::Result::Ok(writer) => Ok(drop(writer)),
+                    std::io::Result::Ok(_) => Ok(()),
                     Err(_) => receive.await,
                 },
             }
