@@ -12,6 +12,10 @@ use weir::plugin::fields::Field;
 use weir::telemetry::host_log::HostLog;
 use weir::telemetry::metrics::Metrics;
 
+/// An exchange allocates a few dozen times, on the thread that frees it: what this allocator is best at.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// A node-local proxy whose every decision is a hot-reloadable WebAssembly policy.
 #[derive(Parser)]
 #[command(name = "weir", version, arg_required_else_help = true)]
