@@ -7,6 +7,7 @@ pub mod body;
 pub mod forward;
 mod head;
 mod own;
+mod progress;
 pub mod request;
 mod send;
 mod tunnel;
@@ -93,7 +94,8 @@ pub async fn call(
     drop(current);
 
     let upgrade = Upgrade::of(&mut parts);
-    let upload = Upload::new(incoming, chain.judges_outcomes().then_some(limits.max_body_buffer));
+    let keep = chain.judges_outcomes().then_some(limits.max_body_buffer);
+    let upload = Upload::new(incoming, keep, route.stream_idle_timeout);
     let walk = Walk {
         worker: &worker,
         connection: &connection,
@@ -237,8 +239,11 @@ impl Walk<'_> {
             return match sent {
                 Ok(response) => Ok(Answer::Relayed(response, in_flight)),
                 Err(error) => {
-                    // Who sends what is no HTTP has not left.
-                    exchange.failure = Some(error.failure).filter(|_| !self.connection.is_malformed());
+                    // Who stands still, or sends what is no HTTP, has not left.
+                    exchange.failure = match error.kind {
+                        ErrorKind::RequestTimeout => Some(FailureKind::Timeout),
+                        _ => Some(error.failure).filter(|_| !self.connection.is_malformed()),
+                    };
                     Err(ProxyError::from(error).into())
                 }
             };
@@ -353,7 +358,8 @@ impl Walk<'_> {
                 record.status = Some(response.status().as_u16());
                 record.grpc_status = response::grpc_status(response.headers());
                 if response.status() == StatusCode::SWITCHING_PROTOCOLS || tunnel::is_dialled(&response) {
-                    return tunnel::respond(self.connection, self.caller, exchange, response, in_flight, upgrade);
+                    let idle = self.route.stream_idle_timeout;
+                    return tunnel::respond(self.connection, self.caller, exchange, response, in_flight, upgrade, idle);
                 }
                 let (parts, body) = response.into_parts();
                 let relay = Relay::new(body, exchange, in_flight, self.upload.clone(), self.caller.grpc);
@@ -412,7 +418,7 @@ fn discard(sent: Result<Response<Read>, Failed>) {
     let mut body = response.into_body();
     if !body.is_empty() {
         tokio::task::spawn_local(async move {
-            drop(tokio::time::timeout(Duration::from_millis(100), body.whole(REST)).await);
+            drop(tokio::time::timeout(Duration::from_millis(100), body.whole(REST, || ())).await);
         });
     }
 }

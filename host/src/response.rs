@@ -41,6 +41,8 @@ pub enum ErrorKind {
     TooLarge,
     /// More header fields than the node takes.
     HeadersTooLarge,
+    /// The caller does not send the rest of its request.
+    RequestTimeout,
     /// The caller has used up what it may.
     Limited,
     /// No connection to the endpoint came about.
@@ -64,7 +66,7 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 18] = [
         Self::BadRequest,
         Self::ConnectRefused,
         Self::Token,
@@ -72,6 +74,7 @@ impl ErrorKind {
         Self::NoRoute,
         Self::TooLarge,
         Self::HeadersTooLarge,
+        Self::RequestTimeout,
         Self::Limited,
         Self::Connect,
         Self::Reset,
@@ -94,6 +97,7 @@ impl ErrorKind {
             Self::NoRoute => ("no-route", StatusCode::NOT_FOUND),
             Self::TooLarge => ("too-large", StatusCode::PAYLOAD_TOO_LARGE),
             Self::HeadersTooLarge => ("headers-too-large", StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
+            Self::RequestTimeout => ("request-timeout", StatusCode::REQUEST_TIMEOUT),
             Self::Limited => ("limited", StatusCode::TOO_MANY_REQUESTS),
             Self::Connect => ("connect", StatusCode::BAD_GATEWAY),
             Self::Reset => ("reset", StatusCode::BAD_GATEWAY),
@@ -121,7 +125,7 @@ impl ErrorKind {
 
     /// Whether an HTTP/1 connection ends with the answer: what follows on it may not be what the caller thinks it is.
     fn closes(self) -> bool {
-        matches!(self, Self::BadRequest | Self::ConnectRefused | Self::TooLarge)
+        matches!(self, Self::BadRequest | Self::ConnectRefused | Self::TooLarge | Self::RequestTimeout)
     }
 }
 

@@ -46,6 +46,7 @@ pub struct Route {
     pub strip_prefix: Option<String>,
     pub timeout: Option<Duration>,
     pub attempt_timeout: Option<Duration>,
+    pub stream_idle_timeout: Option<Duration>,
     pub metrics: Arc<RouteMetrics>,
 }
 

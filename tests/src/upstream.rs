@@ -132,7 +132,7 @@ async fn serve(stream: TcpStream, connection: u64, shared: Arc<Shared>) {
 
 /// Tells the protocols apart by the start of the HTTP/2 preface (RFC 9113 section 3.4).
 async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
-    const PREFACE: &[u8] = b"PRI";
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0";
     let mut start = [0; PREFACE.len()];
     loop {
         let seen = stream.peek(&mut start).await?;

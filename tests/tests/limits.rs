@@ -2,13 +2,16 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt, stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use weir_tests::client::{self, Client};
+use tokio_tungstenite::tungstenite::Message;
+use weir_tests::client::{self, Client, websocket};
 use weir_tests::frames::{self, END_HEADERS, END_STREAM, Frames, frame};
 use weir_tests::raw::Raw;
-use weir_tests::upstream::{Reply, Upstream};
-use weir_tests::weir::Setup;
+use weir_tests::upstream::{Answer, Behaviour, Reply, Upstream, WebSocketUpstream};
+use weir_tests::weir::{Setup, Weir, guests_directory};
 
 type Result<T = ()> = anyhow::Result<T>;
 
@@ -201,5 +204,214 @@ async fn a_caller_that_stalls_in_a_head_is_let_go() -> Result {
         tokio::time::sleep(Duration::from_millis(600)).await;
     }
     assert_eq!(Client::http2(weir.address()).await?.send(client::get("one", "/")?).await?.status, 200);
+    Ok(())
+}
+
+const STILL: &str = "[limits]\nstream-idle-timeout = \"300ms\"";
+/// For streams that live: between two of their pieces is a tenth of that.
+const LIVELY: &str = "[limits]\nstream-idle-timeout = \"1s\"";
+const PIECE: Duration = Duration::from_millis(100);
+
+/// A POST of which some of the body comes, and then neither more nor its end.
+fn unfinished(service: &str) -> Result<http::Request<client::Body>> {
+    let pieces = stream::iter([Ok(Bytes::from("some"))]).chain(stream::pending());
+    Ok(http::Request::post(format!("http://{service}/")).body(client::stream(pieces))?)
+}
+
+/// The only record so far.
+async fn record(weir: &Weir) -> serde_json::Value {
+    let records = weir.records(1, |_| true).await;
+    assert_eq!(records.len(), 1, "{records:#?}");
+    records[0].clone()
+}
+
+#[tokio::test]
+async fn a_caller_whose_body_stops_is_told_so() -> Result {
+    let upstream = Upstream::start(Behaviour::mirror()).await?;
+    let weir = Setup::in_front_of(upstream.address(), "timeout = \"none\"").toml(STILL).start();
+    for service in ["one", "two"] {
+        for mut client in weir.clients().await? {
+            let response = client.send(unfinished(service)?).await?;
+            assert_eq!(
+                (response.status.as_u16(), response.header("x-weir-error")),
+                (408, Some("request-timeout")),
+                "{response:?}"
+            );
+            assert!(response.text().contains("stream-idle-timeout"), "{response:?}");
+        }
+    }
+    weir.until("the endpoint is let go", async || upstream.abandoned_count() == 4).await;
+    for record in weir.all_records().await? {
+        assert_eq!((&record["outcome"], &record["error"]), (&"error".into(), &"request-timeout".into()), "{record:#}");
+        // It says nothing of the endpoint.
+        assert_eq!(record["attempts"][0]["failure"], "cancelled", "{record:#}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_body_that_stops_before_a_policy_has_seen_it_ends_as_well() -> Result {
+    let upstream = Upstream::start(Reply::new(200).huge(1_000).stall_after(100)).await?;
+    let weir = Setup::in_front_of(upstream.address(), "timeout = \"none\"\nchain = \"bodies\"")
+        .with_plugin_file(&guests_directory().join("parrot.wasm"), "parrot")
+        .toml("[policy.bodies]\nplugin = \"parrot\"\nconfig = { name = \"a\" }\n[chain]\nbodies = [\"bodies\"]")
+        .toml(STILL)
+        .start();
+    for mut client in weir.clients().await? {
+        let response = client.send(unfinished("one")?).await?;
+        assert_eq!((response.status.as_u16(), response.header("x-weir-error")), (408, Some("request-timeout")));
+    }
+    assert_eq!(upstream.request_count(), 0);
+    for mut client in weir.clients().await? {
+        let response = client.send(client::get("one", "/")?).await?;
+        assert_eq!((response.status.as_u16(), response.header("x-weir-error")), (504, Some("timeout")));
+        assert!(response.text().contains("stream-idle-timeout"), "{response:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_endpoint_that_does_not_answer_is_let_go_without_a_deadline_too() -> Result {
+    let upstream = Upstream::start(Answer::hang()).await?;
+    let weir = Setup::in_front_of(upstream.address(), "timeout = \"none\"").toml(STILL).start();
+    for service in ["one", "two"] {
+        for mut client in weir.clients().await? {
+            let response = client.send(client::post(service, "/", "all of it")?).await?;
+            assert_eq!((response.status.as_u16(), response.header("x-weir-error")), (504, Some("timeout")));
+            assert!(response.text().contains("stream-idle-timeout"), "{response:?}");
+        }
+    }
+    weir.until("the endpoint is let go", async || upstream.abandoned_count() == 4).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_answer_that_stops_breaks_off_and_says_why() -> Result {
+    let upstream = Upstream::start(Reply::new(200).huge(100_000).chunked().stall_after(1_000)).await?;
+    let weir = Setup::in_front_of(upstream.address(), "timeout = \"none\"").toml(STILL).start();
+    for service in ["one", "two"] {
+        for mut client in weir.clients().await? {
+            let response = client.send(client::get(service, "/")?).await?;
+            assert_eq!((response.status.as_u16(), response.body.len()), (200, 1_000));
+            assert!(response.broken.is_some(), "{response:?}");
+        }
+        let mut request = client::get(service, "/")?;
+        request.headers_mut().insert("content-type", "application/grpc".parse()?);
+        let response = Client::http2(weir.address()).await?.send(request).await?;
+        assert_eq!(response.trailers.get("grpc-status").map(|status| status.as_bytes()), Some(&b"4"[..]));
+    }
+    weir.until("the endpoint is let go", async || upstream.abandoned_count() == 6).await;
+    let records = weir.all_records().await?;
+    assert_eq!(records.len(), 6);
+    for record in records {
+        assert_eq!((&record["outcome"], &record["error"]), (&"truncated".into(), &"timeout".into()), "{record:#}");
+        assert!(record["message"].to_string().contains("stream-idle-timeout"), "{record:#}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_slow_stream_lives_as_long_as_something_moves() -> Result {
+    let upstream = Upstream::start(Behaviour::mirror()).await?;
+    let weir = Setup::in_front_of(upstream.address(), "timeout = \"none\"").toml(LIVELY).start();
+    let slow = || {
+        let pieces = stream::unfold(0, |sent| async move {
+            tokio::time::sleep(PIECE).await;
+            (sent < 30).then(|| (Ok(Bytes::from("x")), sent + 1))
+        });
+        client::stream(pieces)
+    };
+    let mut calls = tokio::task::JoinSet::new();
+    for service in ["one", "two"] {
+        for mut client in weir.clients().await? {
+            let request = http::Request::post(format!("http://{service}/")).body(slow())?;
+            calls.spawn(async move { client.send(request).await });
+        }
+    }
+    for response in calls.join_all().await {
+        let response = response?;
+        assert_eq!((response.status.as_u16(), response.body.len()), (200, 30), "{response:?}");
+    }
+    // One direction is enough: of the request nothing comes meanwhile.
+    upstream.set(Behaviour::from(Reply::new(200).huge(30).trickle(1, PIECE)).before_body());
+    let mut calls = tokio::task::JoinSet::new();
+    for service in ["one", "two"] {
+        for mut client in weir.clients().await? {
+            let request = unfinished(service)?;
+            calls.spawn(async move { client.send(request).await });
+        }
+    }
+    for response in calls.join_all().await {
+        let response = response?;
+        assert_eq!((response.status.as_u16(), response.body.len(), &response.broken), (200, 30, &None), "{response:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_route_has_its_own_patience_or_none() -> Result {
+    let upstream = Upstream::start(Answer::from(200).after(Duration::from_millis(1_500))).await?;
+    let own = |limit: &str| format!("timeout = \"none\"\nstream-idle-timeout = \"{limit}\"");
+    for (limits, route, status) in [
+        ("300ms", String::new(), 504),
+        ("300ms", own("none"), 200),
+        ("300ms", own("1h"), 200),
+        ("none", "timeout = \"none\"".to_owned(), 200),
+        ("none", own("300ms"), 504),
+    ] {
+        let toml = format!("[limits]\nstream-idle-timeout = \"{limits}\"");
+        let weir = Setup::in_front_of(upstream.address(), &route).toml(&toml).start();
+        let response = client::fetch(weir.address(), "one", "/").await?;
+        assert_eq!(response.status, status, "{limits} {route:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_web_socket_in_which_nobody_speaks_is_closed() -> Result {
+    let upstream = WebSocketUpstream::start().await?;
+    let weir = Setup::new().workers(1).service("one", &[upstream.address()]).toml(LIVELY).start();
+    let (mut socket, _) = websocket(weir.address(), "one", "/").await?;
+    for _ in 0..30 {
+        tokio::time::sleep(PIECE).await;
+        socket.send(Message::text("hello")).await?;
+        assert_eq!(socket.next().await.transpose()?, Some(Message::text("hello")));
+    }
+    let closed = tokio::time::timeout(client::LIMIT, socket.next()).await?;
+    assert!(!matches!(closed, Some(Ok(_))), "{closed:?}");
+    weir.until("the service is left", async || upstream.open_connections() == 0).await;
+    let record = record(&weir).await;
+    assert_eq!((&record["outcome"], &record["error"]), (&"truncated".into(), &"timeout".into()), "{record:#}");
+    assert!(record["message"].to_string().contains("stream-idle-timeout"), "{record:#}");
+    assert!(record["request_bytes"].as_u64() > Some(150), "{record:#}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_tunnel_of_which_one_side_has_ended_and_the_other_is_silent_ends() -> Result {
+    for caller_ends in [true, false] {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let weir = Setup::new()
+            .workers(1)
+            .service("one", &[listener.local_addr()?])
+            .listener("connect = true")
+            .toml(STILL)
+            .start();
+        let mut raw = Raw::connect(weir.address()).await?;
+        raw.send("CONNECT one:80 HTTP/1.1\r\nhost: one:80\r\n\r\nearly").await?;
+        assert!(raw.read_head().await?.starts_with("HTTP/1.1 200 "));
+        let (mut endpoint, _) = listener.accept().await?;
+        let mut heard = [0; 5];
+        endpoint.read_exact(&mut heard).await?;
+        if caller_ends {
+            raw.finish().await?;
+        } else {
+            endpoint.shutdown().await?;
+        }
+        let record = record(&weir).await;
+        assert_eq!((&record["error"], &record["request_bytes"]), (&"timeout".into(), &5.into()), "{record:#}");
+        tokio::time::timeout(client::LIMIT, endpoint.read(&mut heard)).await??;
+        assert_eq!(raw.read_to_end().await?, "");
+    }
     Ok(())
 }

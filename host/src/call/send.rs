@@ -1,24 +1,27 @@
 //! One attempt on the wire, and how it can fail.
 
-use super::body::{Read, RequestBody};
+use super::body::{BodyError, Read, RequestBody};
 use super::forward::{Hop, to_upstream};
+use super::progress::Late;
 use super::{Walk, tunnel};
 use crate::config::Protocol;
 use crate::exchange::Exchange;
 use crate::outcome::FailureKind;
-use crate::response::ProxyError;
+use crate::response::{ErrorKind, ProxyError};
 use crate::service::client::{SendError, SendFailure};
 use crate::service::endpoint::Endpoint;
 use http::request::Parts;
 use http::{Method, Request, Response};
 use std::future::poll_fn;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// An attempt without an answer.
 #[derive(Debug)]
 pub struct Failed {
     pub failure: FailureKind,
+    /// What the caller is told.
+    pub kind: ErrorKind,
     /// False only where it is certain that the endpoint did not get the request.
     pub reached: bool,
     pub message: String,
@@ -33,13 +36,19 @@ impl From<SendError> for Failed {
             SendFailure::Overload => FailureKind::Overload,
             SendFailure::Upload => FailureKind::Cancelled,
         };
-        Self { failure, reached: error.reached, message: error.message }
+        Self { reached: error.reached, ..Self::reached(failure, error.message) }
+    }
+}
+
+impl Failed {
+    fn reached(failure: FailureKind, message: String) -> Self {
+        Self { failure, kind: failure.into(), reached: true, message }
     }
 }
 
 impl From<Failed> for ProxyError {
     fn from(failed: Failed) -> Self {
-        Self::new(failed.failure.into(), failed.message)
+        Self::new(failed.kind, failed.message)
     }
 }
 
@@ -64,24 +73,35 @@ impl Walk<'_> {
             let sent = self.worker.clients.send(&exchange.service.name, endpoint, &options, request).await?;
             let mut response = sent.map(Read::from);
             if self.caller.grpc {
-                let broke = |error| Failed {
-                    failure: FailureKind::Reset,
-                    reached: true,
-                    message: format!("{} broke off: {error}", endpoint.address),
-                };
+                let broke =
+                    |error| Failed::reached(FailureKind::Reset, format!("{} broke off: {error}", endpoint.address));
                 poll_fn(|context| Poll::Ready(response.body_mut().peek(context))).await.map_err(broke)?;
             }
             Ok(response)
         };
-        let Some(limit) = limit else { return send.await };
-        match tokio::time::timeout(limit, send).await {
-            Ok(sent) => sent,
-            Err(_) => Err(Failed {
-                failure: FailureKind::Timeout,
-                reached: true,
-                message: format!("{} did not answer within {}", endpoint.address, shown(limit)),
-            }),
-        }
+        let progress = self.upload.progress();
+        let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
+        let late = match progress.within(deadline, send).await {
+            Ok(sent) => {
+                progress.moved();
+                return sent;
+            }
+            Err(late) => late,
+        };
+        Err(match late {
+            // That says nothing of the endpoint.
+            Late::Idle(idle) if self.upload.is_awaited() => Failed {
+                kind: ErrorKind::RequestTimeout,
+                ..Failed::reached(FailureKind::Cancelled, format!("the request's body: {}", BodyError::Idle(idle)))
+            },
+            Late::Idle(idle) => {
+                Failed::reached(FailureKind::Timeout, format!("{}: {}", endpoint.address, BodyError::Idle(idle)))
+            }
+            Late::Deadline => {
+                let limit = limit.map(shown).unwrap_or_default();
+                Failed::reached(FailureKind::Timeout, format!("{} did not answer within {limit}", endpoint.address))
+            }
+        })
     }
 
     /// The request of this attempt, as the endpoint gets it.

@@ -21,11 +21,16 @@ impl Walk<'_> {
         let whole = self.in_time(exchange, self.upload.whole(limit)).await;
         let whole = whole.map_err(|error| {
             exchange.failure = match error {
-                BodyError::Deadline => Some(FailureKind::Timeout),
+                BodyError::Deadline | BodyError::Idle(_) => Some(FailureKind::Timeout),
                 _ if self.connection.is_malformed() => None,
                 _ => Some(FailureKind::Cancelled),
             };
-            broken("the request's body", ErrorKind::BadRequest, &error)
+            let kind = match error {
+                BodyError::Deadline => ErrorKind::Timeout,
+                BodyError::Idle(_) => ErrorKind::RequestTimeout,
+                BodyError::Superseded | BodyError::Peer(_) => ErrorKind::BadRequest,
+            };
+            broken("the request's body", kind, &error)
         })?;
         let Some(body) = whole else { return Ok(()) };
         if let Some(body) = self.chain.on_body(exchange, BodyOf::Request, &body)? {
@@ -47,11 +52,12 @@ impl Walk<'_> {
         if is_stream || response.body().is_empty() {
             return Ok(());
         }
-        let whole = self.in_time(exchange, response.body_mut().whole(limit)).await;
+        let progress = self.upload.progress();
+        let whole = self.in_time(exchange, response.body_mut().whole(limit, || progress.moved())).await;
         let whole = whole.map_err(|error| {
-            let deadline = matches!(error, BodyError::Deadline);
-            exchange.failure = Some(if deadline { FailureKind::Timeout } else { FailureKind::Reset });
-            broken("the answer's body", ErrorKind::Reset, &error)
+            let failure = error.of_answer();
+            exchange.failure = Some(failure);
+            broken("the answer's body", failure.into(), &error)
         })?;
         let Some(body) = whole else { return Ok(()) };
         if let Some(body) = self.chain.on_body(exchange, BodyOf::Response, &body)? {
@@ -61,22 +67,17 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Reading a body spends the deadline too.
+    /// Reading a body spends the deadline too, and may not stand still.
     async fn in_time(
         &self,
         exchange: &Exchange,
         read: impl Future<Output = Result<Option<Bytes>, BodyError>>,
     ) -> Result<Option<Bytes>, BodyError> {
-        match exchange.remaining() {
-            None => read.await,
-            Some(left) => tokio::time::timeout(left, read).await.unwrap_or(Err(BodyError::Deadline)),
-        }
+        self.upload.progress().within(exchange.deadline, read).await?
     }
 }
 
-/// `kind` is of a body that its sender broke off.
 fn broken(what: &str, kind: ErrorKind, error: &BodyError) -> Refusal {
-    let kind = if matches!(error, BodyError::Deadline) { ErrorKind::Timeout } else { kind };
     ProxyError::new(kind, format!("{what} did not come to its end: {error}")).into()
 }
 

@@ -6,12 +6,11 @@ use http::Method;
 use http::header::{HeaderName, HeaderValue};
 use http::uri::Authority;
 use serde::Serialize;
-use toml::de::DeValue;
 
 use super::names::{Kind, suggest};
 use super::reader::{Fields, Value};
 use super::show;
-use super::values::{duration, list, reference, string, table, url_path};
+use super::values::{list, reference, string, table, timeout_or_none, url_path};
 
 /// What a route allows an exchange when the file says nothing.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -38,6 +37,9 @@ pub struct Route {
     /// For each attempt; `None` leaves an attempt all the time that the exchange has.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "show::optional_duration")]
     pub attempt_timeout: Option<Duration>,
+    /// As in `[limits]`, for the exchanges of this route; `None` leaves it at what is said there.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "show::optional_timeout")]
+    pub stream_idle_timeout: Option<Option<Duration>>,
 }
 
 /// What a call must be for a route to take it. A part that is absent takes every call.
@@ -72,9 +74,11 @@ pub(super) fn route(fields: &mut Fields<'_>) -> Option<Route> {
     let service = fields.required("service", reference(Kind::Service));
     let chain = fields.optional("chain", reference(Kind::Chain));
     let rewrite = fields.optional("rewrite", table(rewrite));
-    let timeout = fields.or("timeout", Some(DEFAULT_TIMEOUT), deadline);
+    let timeout = fields.or("timeout", Some(DEFAULT_TIMEOUT), timeout_or_none);
     let attempt_timeout = fields.optional("attempt-timeout", super::values::timeout);
-    Some(Route { listener, matcher, service: service?, chain, rewrite, timeout, attempt_timeout })
+    let stream_idle_timeout = fields.optional("stream-idle-timeout", timeout_or_none);
+    let service = service?;
+    Some(Route { listener, matcher, service, chain, rewrite, timeout, attempt_timeout, stream_idle_timeout })
 }
 
 fn matcher(fields: &mut Fields<'_>) -> Option<Match> {
@@ -89,18 +93,6 @@ fn matcher(fields: &mut Fields<'_>) -> Option<Match> {
 fn rewrite(fields: &mut Fields<'_>) -> Option<Rewrite> {
     let strip_prefix = fields.required("strip-prefix", url_path)?;
     Some(Rewrite { strip_prefix })
-}
-
-/// The inner `None` is the word `"none"`.
-fn deadline(value: &Value<'_>) -> Option<Option<Duration>> {
-    if matches!(value.node.get_ref(), DeValue::String(word) if word == "none") {
-        return Some(None);
-    }
-    let timeout = duration(value)?;
-    if timeout.is_zero() {
-        return value.fail("a timeout of zero would fail every call", "write \"none\" to set no deadline");
-    }
-    Some(Some(timeout))
 }
 
 fn host(value: &Value<'_>) -> Option<String> {

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::reader::{Fields, Value};
 use super::rollback::{Rollback, rollback};
 use super::show;
-use super::values::{choice, duration, integer, name, path, size, socket_address, string, timeout};
+use super::values::{choice, duration, integer, name, path, size, socket_address, string, timeout, timeout_or_none};
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -236,8 +236,8 @@ pub(super) fn trace(fields: &mut Fields<'_>) -> Option<Trace> {
     Some(trace)
 }
 
-/// `[limits]`: what peers may make the node hold. Each has a bound of its own, so none can be
-/// turned off.
+/// `[limits]`: what peers may make the node hold. Each has a bound of its own, so none but
+/// `stream-idle-timeout` can be turned off.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Limits {
@@ -262,6 +262,9 @@ pub struct Limits {
     /// For a caller to take nothing of what it is sent.
     #[serde(serialize_with = "show::duration")]
     pub write_timeout: Duration,
+    /// For an exchange, or a tunnel, in which no byte moves in either direction. `None`, written `"none"`: for ever.
+    #[serde(serialize_with = "show::timeout")]
+    pub stream_idle_timeout: Option<Duration>,
     /// Exchanges in progress on the node, streams and tunnels included; more are answered 503.
     pub max_pending: usize,
     /// Attempts of one exchange, whatever its policies decide.
@@ -280,6 +283,7 @@ impl Default for Limits {
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
             write_timeout: Duration::from_secs(30),
+            stream_idle_timeout: Some(Duration::from_secs(5 * 60)),
             max_pending: 10_000,
             max_attempts: 10,
         }
@@ -299,6 +303,7 @@ pub(super) fn limits(fields: &mut Fields<'_>) -> Option<Limits> {
         header_timeout: fields.or("header-timeout", default.header_timeout, timeout),
         idle_timeout: fields.or("idle-timeout", default.idle_timeout, timeout),
         write_timeout: fields.or("write-timeout", default.write_timeout, timeout),
+        stream_idle_timeout: fields.or("stream-idle-timeout", default.stream_idle_timeout, timeout_or_none),
         max_pending: fields.or("max-pending", default.max_pending, integer(1..=1_000_000)),
         max_attempts: fields.or("max-attempts", default.max_attempts, integer(1..=1000)),
     })

@@ -27,6 +27,14 @@ pub(super) fn timeout<S: Serializer>(timeout: &Option<Duration>, serializer: S) 
     }
 }
 
+/// The same, of which an outer `None` is left out (with `skip_serializing_if`).
+pub(super) fn optional_timeout<S: Serializer>(
+    timeout: &Option<Option<Duration>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    self::timeout(&timeout.flatten(), serializer)
+}
+
 /// A duration of which `None` is left out (with `skip_serializing_if`).
 pub(super) fn optional_duration<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
     match duration {

@@ -46,6 +46,7 @@ max-body-buffer = "1MB"
 header-timeout = "5s"
 idle-timeout = "250ms"
 write-timeout = "3s"
+stream-idle-timeout = "none"
 max-pending = 7
 max-attempts = 3
 
@@ -71,6 +72,7 @@ chain = "default"
 rewrite = { strip-prefix = "/v1" }
 timeout = "none"
 attempt-timeout = "1s"
+stream-idle-timeout = "1h"
 [[route]]
 service = "users"
 [chain]
@@ -175,6 +177,8 @@ fn every_key_lands_in_its_field() {
     assert_eq!(route.matcher.methods, ["GET", "PURGE"]);
     assert_eq!(route.matcher.headers[0].0, "x-canary");
     assert_eq!((route.timeout, route.attempt_timeout), (None, Some(Duration::from_secs(1))));
+    assert_eq!(route.stream_idle_timeout, Some(Some(Duration::from_secs(3600))));
+    assert_eq!((config.limits.stream_idle_timeout, config.routes[1].stream_idle_timeout), (None, None));
     assert_eq!(config.routes[1].timeout, Some(Duration::from_secs(15)));
     assert_eq!(config.routes[1].matcher, Match::default());
     let verify = &config.policies["verify"];

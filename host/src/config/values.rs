@@ -108,6 +108,18 @@ pub(super) fn timeout(value: &Value<'_>) -> Option<Duration> {
     Some(duration)
 }
 
+/// The same where there may be none. The inner `None` is the word `"none"`.
+pub(super) fn timeout_or_none(value: &Value<'_>) -> Option<Option<Duration>> {
+    if matches!(value.node.get_ref(), DeValue::String(word) if word == "none") {
+        return Some(None);
+    }
+    let duration = duration(value)?;
+    if duration.is_zero() {
+        return value.fail("a timeout of zero would fail everything", "write \"none\" to set no limit");
+    }
+    Some(Some(duration))
+}
+
 fn parse_duration(text: &str) -> Option<Duration> {
     // humantime panics when a sum ends exactly at the limit of `Duration`. Sixty-four bytes of
     // numbers under a thousand million cannot come near, whatever the units.

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 /// A burst of changes is one change: wait until it has been quiet for so long.
-const QUIET: Duration = Duration::from_millis(10);
+const QUIET: Duration = Duration::from_millis(5);
 /// But no longer than this: a directory in which something is always written must not keep changes from taking effect.
 const BURST: Duration = Duration::from_millis(100);
 /// Look anyway this often: not every file system tells.

@@ -36,6 +36,7 @@ fn each_kind_has_its_status() {
         ("no-route", 404),
         ("too-large", 413),
         ("headers-too-large", 431),
+        ("request-timeout", 408),
         ("limited", 429),
         ("connect", 502),
         ("reset", 502),
@@ -73,7 +74,7 @@ fn an_error_says_its_kind_its_reason_and_its_exchange() {
 
 #[test]
 fn a_grpc_caller_gets_trailers_only() {
-    let statuses = [13, 12, 16, 7, 12, 8, 8, 8, 14, 14, 14, 14, 14, 14, 14, 14, 4];
+    let statuses = [13, 12, 16, 7, 12, 8, 8, 4, 8, 14, 14, 14, 14, 14, 14, 14, 14, 4];
     for (kind, status) in ErrorKind::ALL.into_iter().zip(statuses) {
         let response = respond(&error(kind), &grpc());
         assert_eq!(response.status(), 200);
@@ -102,7 +103,9 @@ fn retry_after_is_whole_seconds_rounded_up_and_never_zero() {
 #[test]
 fn a_connection_with_two_readings_is_closed() {
     for kind in ErrorKind::ALL {
-        let close = matches!(kind, ErrorKind::BadRequest | ErrorKind::ConnectRefused | ErrorKind::TooLarge);
+        let closing =
+            [ErrorKind::BadRequest, ErrorKind::ConnectRefused, ErrorKind::TooLarge, ErrorKind::RequestTimeout];
+        let close = closing.contains(&kind);
         assert_eq!(header(&respond(&error(kind), &http()), "connection").is_some(), close, "{kind:?}");
         assert_eq!(
             header(&respond(&error(kind), &caller(false, true)), "connection"),

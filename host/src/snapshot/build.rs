@@ -202,6 +202,7 @@ fn routes(node: &Node, file: &Path, config: &Config, chains: &HashMap<&str, usiz
             strip_prefix: route.rewrite.as_ref().map(|rewrite| rewrite.strip_prefix.clone()),
             timeout: route.timeout,
             attempt_timeout: route.attempt_timeout,
+            stream_idle_timeout: route.stream_idle_timeout.unwrap_or(config.limits.stream_idle_timeout),
             metrics: node.telemetry.metrics.route(Kind::Call, &name),
             name,
         }));
