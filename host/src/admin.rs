@@ -4,6 +4,7 @@ mod command;
 mod plugins;
 
 use crate::clock;
+use crate::listener::Impatient;
 use crate::node::Node;
 use crate::reload::Status;
 use crate::reload::command::Commands;
@@ -27,6 +28,8 @@ use tokio::sync::{Semaphore, watch};
 
 /// The most connections at a time.
 const MAX_CONNECTIONS: usize = 64;
+/// For a reader to ask for something, and to take what it is given.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 const PAGES: [&str; 6] = ["/healthz", "/readyz", "/metrics", "/plugins", "/services", "/config"];
 
@@ -68,7 +71,8 @@ pub async fn serve(admin: Admin, socket: TcpListener, _drain: watch::Receiver<bo
                 async move { Ok::<_, Infallible>(admin.answer(&request).await) }
             });
             let mut http = http1::Builder::new();
-            http.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30));
+            http.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+            let stream = Impatient::new(stream, PATIENCE, None);
             drop(http.serve_connection(TokioIo::new(stream), service).await);
             drop(place);
         });

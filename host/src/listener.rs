@@ -13,6 +13,7 @@ use crate::worker::Worker;
 pub use connection::{Connection, Terms};
 use serve::serve;
 pub use set::{Listener, Listeners};
+pub use stalled::Impatient;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;

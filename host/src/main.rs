@@ -34,10 +34,11 @@ enum Command {
     },
     /// Load a configuration and its plugins, print every problem, and exit with 1 if there is one.
     Check {
+        /// The configuration.
         #[arg(long, default_value = "config.toml")]
         config: PathBuf,
     },
-    /// Say what a component is: its hooks, fields, imports, limits and the schema of its configuration.
+    /// Say what a component is: its hooks, fields, imports, what it asks for, limits and the schema of its configuration.
     Inspect {
         /// A component built for wasm32-wasip2.
         file: PathBuf,

@@ -266,7 +266,13 @@ impl Reloader {
     fn take(&mut self, config: Arc<Config>, candidates: &[Candidate]) -> Result<u64, Vec<Problem>> {
         let trials = self.trials_of(candidates);
         let generation = self.attempt(config, candidates)?;
-        candidates.iter().for_each(|candidate| self.accept(candidate, generation));
+        for candidate in candidates {
+            let doubtful = self.trials.doubtful(&candidate.name);
+            self.accept(candidate, generation);
+            if let Some(digest) = doubtful {
+                self.directory.forget(&candidate.name, &digest);
+            }
+        }
         trials.into_iter().for_each(|trial| self.trials.begin(trial, self.inbox.bell()));
         Ok(generation)
     }

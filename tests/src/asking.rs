@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use crate::client::{self, Client, Response};
-use crate::weir::{Setup, Weir, guests_directory};
+use crate::guests::{built, with_word};
+use crate::weir::{Setup, Weir};
 
 /// What the built file of the asker holds in place of a key: see `tests/guests/asker`.
 const WORD: &[u8] = b"asker-word:.....................";
-const PREFIX: &[u8] = b"asker-word:";
 
 /// A directory with two keys, `own` and `other`, and versions of the asker.
 pub struct Asking {
@@ -29,10 +29,7 @@ impl Default for Asking {
 impl Asking {
     /// A version of the asker that opens this key in `configure`, and makes nothing of it if it cannot; none, if empty.
     pub fn version(&self, key: &str) -> PathBuf {
-        let mut bytes =
-            std::fs::read(guests_directory().join("asker.wasm")).expect("`cargo xtask test` builds the guests");
-        let at = bytes.windows(WORD.len()).position(|window| window == WORD).expect("the file holds its word");
-        bytes[at + PREFIX.len()..][..key.len()].copy_from_slice(key.as_bytes());
+        let bytes = with_word(&built("asker"), WORD, key);
         let path = self.files.path().join(format!("asker-{key}.wasm"));
         std::fs::write(&path, bytes).expect("the file is written");
         path
@@ -61,9 +58,4 @@ pub async fn call(weir: &Weir, fields: &[(&'static str, &str)]) -> anyhow::Resul
         request.headers_mut().insert(*name, value.parse()?);
     }
     Client::http1(weir.address()).await?.send(request).await
-}
-
-/// Why the latest version of the plugin `guest` does not serve; empty if it does.
-pub async fn last_error(weir: &Weir) -> String {
-    weir.page("/plugins").await["plugins"][0]["last-error"].as_str().unwrap_or_default().to_owned()
 }

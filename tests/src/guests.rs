@@ -8,11 +8,31 @@ use crate::weir::{Setup, guests_directory};
 
 /// What the built file of the chameleon holds in place of a word: see `tests/guests/chameleon`.
 const WORD: &[u8] = b"chameleon-word:v0...............";
-const PREFIX: &[u8] = b"chameleon-word:";
 
 /// The guest that breaks the contract as its configuration says.
 pub fn rogue() -> PathBuf {
     guests_directory().join("rogue.wasm")
+}
+
+/// The file of a guest.
+///
+/// # Panics
+/// It was not built.
+pub fn built(name: &str) -> Vec<u8> {
+    let file = guests_directory().join(name).with_extension("wasm");
+    std::fs::read(&file)
+        .unwrap_or_else(|error| panic!("{}: {error}; `cargo xtask test` builds the guests", file.display()))
+}
+
+/// A guest with another word in the place that it keeps for one: from the colon on, filled up with dots.
+pub fn with_word(guest: &[u8], place: &[u8], word: &str) -> Vec<u8> {
+    let at = guest.windows(place.len()).position(|window| window == place).expect("the file holds its word");
+    let prefix = place.iter().position(|byte| *byte == b':').expect("a colon") + 1;
+    let mut bytes = guest.to_vec();
+    let room = &mut bytes[at + prefix..at + place.len()];
+    room.fill(b'.');
+    room[..word.len()].copy_from_slice(word.as_bytes());
+    bytes
 }
 
 /// Versions of the guest that marks exchanges with a word: the word is the version.
@@ -23,22 +43,14 @@ pub struct Chameleon {
 
 impl Default for Chameleon {
     fn default() -> Self {
-        let file = guests_directory().join("chameleon.wasm");
-        let original = std::fs::read(&file)
-            .unwrap_or_else(|error| panic!("{}: {error}; `cargo xtask test` builds the guests", file.display()));
-        Self { files: tempfile::tempdir().expect("a temporary directory"), original }
+        Self { files: tempfile::tempdir().expect("a temporary directory"), original: built("chameleon") }
     }
 }
 
 impl Chameleon {
     /// The bytes of a version.
     pub fn bytes(&self, word: &str) -> Vec<u8> {
-        let mut bytes = self.original.clone();
-        let at = bytes.windows(WORD.len()).position(|window| window == WORD).expect("the file holds its word");
-        let room = &mut bytes[at + PREFIX.len()..at + WORD.len()];
-        room.fill(b'.');
-        room[..word.len()].copy_from_slice(word.as_bytes());
-        bytes
+        with_word(&self.original, WORD, word)
     }
 
     /// A file of a version.
@@ -55,8 +67,14 @@ impl Chameleon {
 
     /// A node in which `service` runs through the policies `a` and `b`, both of this version.
     pub fn setup(&self, word: &str, service: std::net::SocketAddr) -> Setup {
-        let policy =
-            |name: &str| format!("[policy.{name}]\nplugin = \"chameleon\"\nconfig = {{ name = \"{name}:\" }}\n");
+        self.setup_with(word, service, "")
+    }
+
+    /// The same with more keys of both policies.
+    pub fn setup_with(&self, word: &str, service: std::net::SocketAddr, keys: &str) -> Setup {
+        let policy = |name: &str| {
+            format!("[policy.{name}]\nplugin = \"chameleon\"\n{keys}\nconfig = {{ name = \"{name}:\" }}\n")
+        };
         Setup::new()
             .with_plugin_file(&self.version(word), "chameleon")
             .toml(&format!("{}{}[chain]\nboth = [\"a\", \"b\"]", policy("a"), policy("b")))

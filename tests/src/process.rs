@@ -31,6 +31,12 @@ pub fn written(setup: &Setup) -> Result<(TempDir, PathBuf)> {
     Ok((directory, config))
 }
 
+/// Resident memory of this process, in bytes.
+pub fn resident() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux");
+    statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).expect("a number") * 4096
+}
+
 /// `weir run`, killed when it is dropped.
 pub struct Process {
     pub child: Child,

@@ -3,7 +3,7 @@
 use crate::client::{self, Body, Response};
 use crate::guests::rogue;
 use crate::upstream::Upstream;
-use crate::weir::{Setup, Weir};
+use crate::weir::Setup;
 
 /// What goes wrong inside a hook, whatever the hook would have answered.
 pub const ACTS: [&str; 6] = ["trap", "panic", "exit", "loop", "memory", "recurse"];
@@ -78,10 +78,6 @@ pub fn call(case: &Case, rogue: bool) -> anyhow::Result<http::Request<Body>> {
         request.headers_mut().insert("x-rogue", "now".parse()?);
     }
     Ok(request)
-}
-
-pub async fn traps(weir: &Weir) -> u64 {
-    weir.page("/plugins").await["plugins"][0]["traps"].as_u64().expect("a number")
 }
 
 pub fn is_refusal(response: &Response) -> bool {

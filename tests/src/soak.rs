@@ -4,7 +4,7 @@
 //! runs it in full, and a test with fewer rounds runs in CI: the laws are the same.
 
 mod figures;
-mod health;
+pub mod health;
 mod judge;
 mod load;
 mod node;

@@ -43,48 +43,79 @@ pub async fn until_live(weir: &Weir, client: &mut Client, word: &str) -> Result<
 }
 
 /// Traffic on live and on fresh connections, until it is stopped; each answer is that of one version, whole.
+pub fn start(weir: &Weir) -> Traffic {
+    let address = weir.address();
+    Traffic::of(4, |number, tally| async move {
+        let connect = async || if number == 0 { Client::http2(address).await } else { Client::http1(address).await };
+        let mut client = connect().await?;
+        while tally.goes_on() {
+            if number == 3 {
+                client = connect().await?;
+            }
+            let response = call(&mut client).await?;
+            anyhow::ensure!(response.status == 200 && response.broken.is_none(), "{response:?}");
+            let versions = versions(&response);
+            let word = versions.first().and_then(|mark| mark.strip_prefix("a:")).unwrap_or_default();
+            anyhow::ensure!(versions == marks(word), "a mixture of versions: {versions:?}");
+            tally.answered();
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        Ok(())
+    })
+}
+
+/// Tasks that make exchanges until they are stopped.
 pub struct Traffic {
-    stop: Arc<AtomicBool>,
-    answered: Arc<AtomicU64>,
+    tally: Tally,
     tasks: Vec<JoinHandle<Result<()>>>,
 }
 
+/// What the tasks look at before each exchange, and count answers with.
+#[derive(Clone, Default)]
+pub struct Tally {
+    stop: Arc<AtomicBool>,
+    answered: Arc<AtomicU64>,
+}
+
+impl Tally {
+    pub fn goes_on(&self) -> bool {
+        !self.stop.load(Ordering::Relaxed)
+    }
+
+    pub fn answered(&self) {
+        self.answered.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 impl Traffic {
-    pub fn start(weir: &Weir) -> Self {
-        let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let address = weir.address();
-        let task = |number| {
-            let (stop, answered) = (stop.clone(), answered.clone());
-            tokio::spawn(async move {
-                let connect = async || {
-                    if number == 0 { Client::http2(address).await } else { Client::http1(address).await }
-                };
-                let mut client = connect().await?;
-                while !stop.load(Ordering::Relaxed) {
-                    if number == 3 {
-                        client = connect().await?;
-                    }
-                    let response = call(&mut client).await?;
-                    anyhow::ensure!(response.status == 200 && response.broken.is_none(), "{response:?}");
-                    let versions = versions(&response);
-                    let word = versions.first().and_then(|mark| mark.strip_prefix("a:")).unwrap_or_default();
-                    anyhow::ensure!(versions == marks(word), "a mixture of versions: {versions:?}");
-                    answered.fetch_add(1, Ordering::Relaxed);
-                    tokio::time::sleep(Duration::from_millis(2)).await;
-                }
-                Ok(())
-            })
-        };
-        let tasks = (0..4).map(task).collect();
-        Self { stop, answered, tasks }
+    /// So many tasks, each of which is given its number.
+    pub fn of<F>(tasks: usize, task: impl Fn(usize, Tally) -> F) -> Self
+    where
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        let tally = Tally::default();
+        let tasks = (0..tasks).map(|number| tokio::spawn(task(number, tally.clone()))).collect();
+        Self { tally, tasks }
+    }
+
+    fn count(&self) -> u64 {
+        self.tally.answered.load(Ordering::Relaxed)
+    }
+
+    /// Waits until so many more exchanges were answered, or a task has failed.
+    pub async fn more(&self, count: u64) {
+        let until = self.count() + count;
+        while self.count() < until && !self.tasks.iter().any(JoinHandle::is_finished) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     /// Stops, and returns how many exchanges were answered.
     pub async fn stop(self) -> Result<u64> {
-        self.stop.store(true, Ordering::Relaxed);
+        self.tally.stop.store(true, Ordering::Relaxed);
         for task in self.tasks {
             task.await??;
         }
-        Ok(self.answered.load(Ordering::Relaxed))
+        Ok(self.tally.answered.load(Ordering::Relaxed))
     }
 }

@@ -221,6 +221,13 @@ impl Weir {
         edit_file(&self.config_file(), from, to);
     }
 
+    /// Changes the configuration, and waits until the change is in effect.
+    pub async fn edit_live(&self, from: &str, to: &str) {
+        let before = self.generation();
+        self.edit(from, to);
+        self.until("the edit is live", async || self.generation() > before).await;
+    }
+
     pub fn generation(&self) -> u64 {
         self.running().node.generation()
     }
@@ -236,6 +243,26 @@ impl Weir {
     /// An admin page as JSON.
     pub async fn page(&self, path: &str) -> serde_json::Value {
         serde_json::from_slice(&self.admin_page(path).await).expect("the page is JSON")
+    }
+
+    /// What the page says of the first plugin, which mostly is the only one.
+    pub async fn plugin(&self) -> serde_json::Value {
+        self.page("/plugins").await["plugins"][0].clone()
+    }
+
+    /// Instances of the first plugin that were thrown away.
+    pub async fn traps(&self) -> u64 {
+        self.plugin().await["traps"].as_u64().expect("a number")
+    }
+
+    /// Why the latest version of the first plugin does not serve; empty if it does.
+    pub async fn plugin_error(&self) -> String {
+        self.plugin().await["last-error"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Why the latest configuration is not in effect; empty if it is.
+    pub async fn config_error(&self) -> String {
+        self.page("/config").await["last-error"].as_str().unwrap_or_default().to_owned()
     }
 
     async fn admin_page(&self, path: &str) -> bytes::Bytes {

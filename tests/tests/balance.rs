@@ -198,10 +198,7 @@ async fn a_hashed_key_stays_at_its_endpoint() -> Result {
 
     // Without its endpoint a key moves, and no other does.
     let all: Vec<_> = upstreams.iter().map(|upstream| (upstream.address(), 1)).collect();
-    let before = weir.generation();
-    let config = std::fs::read_to_string(weir.config_file())?;
-    std::fs::write(weir.config_file(), config.replace(&list(&all), &list(&all[..2])))?;
-    weir.until("the configuration is reloaded", async || weir.generation() > before).await;
+    weir.edit_live(&list(&all), &list(&all[..2])).await;
     let left = picks(&weir, 100, user).await?;
     assert!(left.iter().zip(&names).all(|(now, then)| now == then || then == "c"), "a key moved that had no need to");
     assert!(!left.contains(&"c".to_owned()));

@@ -315,10 +315,7 @@ async fn state_survives_a_reload_of_plugin_and_configuration() -> Result {
     weir.until("the plugin is reloaded", async || weir.generation() > before).await;
     assert_eq!(send(&weir, 3).await?, 3, "the breaker forgot that it is open");
 
-    let before = weir.generation();
-    let config = std::fs::read_to_string(weir.config_file())?;
-    std::fs::write(weir.config_file(), config.replace("consecutive-failures = 2", "consecutive-failures = 3"))?;
-    weir.until("the configuration is reloaded", async || weir.generation() > before).await;
+    weir.edit_live("consecutive-failures = 2", "consecutive-failures = 3").await;
     assert_eq!(send(&weir, 3).await?, 3, "the breaker forgot that it is open");
     assert_eq!((upstream.request_count(), shown(&weir).await["state"].as_str()), (2, Some("open")));
     Ok(())

@@ -60,7 +60,7 @@ async fn a_version_is_compiled_once() -> Result {
         until_live(&weir, &mut client, word).await?;
         assert_eq!(loads(&weir).await, expected, "{word}");
     }
-    let load = weir.page("/plugins").await["plugins"][0]["load"].clone();
+    let load = weir.plugin().await["load"].clone();
     assert!(load["source"] == "compiled" && load["ms"].as_f64().is_some_and(|ms| ms > 0.0), "{load}");
     Ok(())
 }
@@ -170,7 +170,7 @@ async fn what_does_not_compile_is_not_kept() -> Result {
     let setup = Setup::new().with_plugin_file(&file, "half").cache(&cache);
     for _ in 0..2 {
         let weir = setup.start();
-        let plugin = weir.page("/plugins").await["plugins"][0].clone();
+        let plugin = weir.plugin().await.clone();
         assert!(plugin["last-error"].to_string().contains("not a WebAssembly component"), "{plugin}");
         assert_eq!(loads(&weir).await, (0, 0));
         assert!(entries(&cache).is_empty());
@@ -186,18 +186,12 @@ async fn the_cache_is_moved_and_turned_off_while_the_node_runs() -> Result {
     let weir = chameleon.setup("v1", upstream.address()).cache(&cache).start();
     let mut client = Client::http1(weir.address()).await?;
     let (first, second) = (format!("cache = {cache:?}"), format!("cache = {:?}", directory.path().join("second")));
-    let changed = async |from: &str, to: &str| {
-        let before = weir.generation();
-        weir.edit(from, to);
-        weir.until("the edit is live", async || weir.generation() > before).await;
-    };
-
-    changed(&first, &second).await;
+    weir.edit_live(&first, &second).await;
     weir.drop_plugin(&chameleon.version("v2"), "chameleon");
     until_live(&weir, &mut client, "v2").await?;
     assert_eq!((entries(&cache).len(), entries(&directory.path().join("second")).len()), (1, 1));
 
-    changed(&second, "cache = \"off\"").await;
+    weir.edit_live(&second, "cache = \"off\"").await;
     assert_eq!(weir.page("/config").await["config"]["plugins"]["cache"], "off");
     for word in ["v1", "v2", "v3"] {
         weir.drop_plugin(&chameleon.version(word), "chameleon");

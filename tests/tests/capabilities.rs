@@ -1,7 +1,7 @@
 //! What a policy may use is shown, granted and enforced.
 
 use serde_json::json;
-use weir_tests::asking::{Asking, call, last_error};
+use weir_tests::asking::{Asking, call};
 use weir_tests::process::{command, written};
 use weir_tests::upstream::{Behaviour, Upstream};
 use weir_tests::weir::{Weir, guests_directory, plugins_directory};
@@ -24,7 +24,7 @@ async fn denials(weir: &Weir, capability: &str) -> Option<f64> {
 }
 
 async fn allowed(weir: &Weir) -> serde_json::Value {
-    weir.page("/plugins").await["plugins"][0]["policies"][0]["allow"].clone()
+    weir.plugin().await["policies"][0]["allow"].clone()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -42,8 +42,7 @@ async fn without_allow_a_policy_uses_the_keys_that_its_configuration_names_and_n
     // Who mistypes a name is told that there is no such key, and not to grant it.
     assert!(opened(&weir, &upstream, "othr").await.contains("there is no key \"othr\""));
     assert_eq!(denials(&weir, "crypto").await, Some(1.0));
-    let traps = weir.page("/plugins").await["plugins"][0]["traps"].clone();
-    assert_eq!(traps, 0, "a denial is an answer, not a trap");
+    assert_eq!(weir.traps().await, 0, "a denial is an answer, not a trap");
     Ok(())
 }
 
@@ -73,10 +72,8 @@ async fn endpoints_are_ejected_only_by_those_who_may() -> Result {
     let weir = asking.setup(&asking.version(""), &both, "allow = [\"crypto:own\", \"endpoints\"]").start();
     weir.edit(", \"endpoints\"]", "]");
     weir.until("it is refused", async || {
-        let page = weir.page("/config").await;
-        page["last-error"]
-            .as_str()
-            .is_some_and(|error| error.contains("asks for endpoints") && error.contains("add \"endpoints\""))
+        let error = weir.config_error().await;
+        error.contains("asks for endpoints") && error.contains("add \"endpoints\"")
     })
     .await;
     let ejected = async |weir: &Weir| -> usize {
@@ -99,15 +96,15 @@ async fn a_version_that_asks_for_an_ungranted_key_is_refused_and_the_old_one_sta
     for policy in ["allow = [\"crypto:own\", \"endpoints\"]", "config = { key = \"own\" }"] {
         let weir = asking.setup(&asking.version("own"), &[upstream.address()], policy).start();
         if policy.starts_with("config") {
-            assert_eq!(last_error(&weir).await, "");
+            assert_eq!(weir.plugin_error().await, "");
         }
-        let serving = weir.page("/plugins").await["plugins"][0]["digest"].clone();
+        let serving = weir.plugin().await["digest"].clone();
         weir.drop_plugin(&asking.version("other"), "guest");
-        weir.until("it is refused", async || !last_error(&weir).await.is_empty()).await;
-        let why = last_error(&weir).await;
+        weir.until("it is refused", async || !weir.plugin_error().await.is_empty()).await;
+        let why = weir.plugin_error().await;
         let said = "plugin \"guest\" 0.1.0 asks for crypto:other, which [policy.p] does not allow: ";
         assert!(why.contains(said) && why.contains("\"crypto:other\""), "{why}");
-        assert_eq!(weir.page("/plugins").await["plugins"][0]["digest"], serving);
+        assert_eq!(weir.plugin().await["digest"], serving);
         assert_eq!(call(&weir, &[]).await?.status, 200);
         // What was refused may come once it is granted.
         let (from, to) = if policy.starts_with("allow") {
@@ -116,8 +113,8 @@ async fn a_version_that_asks_for_an_ungranted_key_is_refused_and_the_old_one_sta
             ("config = { key", "allow = [\"crypto:own\", \"crypto:other\", \"endpoints\"]\nconfig = { key")
         };
         weir.edit(from, to);
-        weir.until("it serves", async || last_error(&weir).await.is_empty()).await;
-        assert_ne!(weir.page("/plugins").await["plugins"][0]["digest"], serving);
+        weir.until("it serves", async || weir.plugin_error().await.is_empty()).await;
+        assert_ne!(weir.plugin().await["digest"], serving);
         assert_eq!(opened(&weir, &upstream, "other").await, "opened");
     }
     Ok(())
@@ -129,12 +126,12 @@ async fn a_component_that_imports_what_is_not_granted_never_runs() -> Result {
     let asking = Asking::default();
     let quiet = plugins_directory().join("headers.wasm");
     let weir = asking.setup(&quiet, &[upstream.address()], "allow = []").start();
-    assert_eq!(weir.page("/plugins").await["plugins"][0]["asks"], json!([]));
-    let serving = weir.page("/plugins").await["plugins"][0]["digest"].clone();
+    assert_eq!(weir.plugin().await["asks"], json!([]));
+    let serving = weir.plugin().await["digest"].clone();
     weir.drop_plugin(&asking.version(""), "guest");
-    weir.until("it is refused", async || last_error(&weir).await.contains("asks for crypto, which [policy.p]")).await;
-    assert!(last_error(&weir).await.contains("add \"crypto:<key>\" to its allow"), "{}", last_error(&weir).await);
-    assert_eq!(weir.page("/plugins").await["plugins"][0]["digest"], serving);
+    weir.until("it is refused", async || weir.plugin_error().await.contains("asks for crypto, which [policy.p]")).await;
+    assert!(weir.plugin_error().await.contains("add \"crypto:<key>\" to its allow"), "{}", weir.plugin_error().await);
+    assert_eq!(weir.plugin().await["digest"], serving);
     assert_eq!(call(&weir, &[]).await?.status, 200);
     Ok(())
 }
@@ -156,7 +153,7 @@ async fn at_start_on_error_decides_what_a_policy_that_asks_too_much_means() -> R
             if status == 503 {
                 assert_eq!(response.header("x-weir-error"), Some("policy"));
             }
-            assert!(last_error(&weir).await.contains(said), "{}", last_error(&weir).await);
+            assert!(weir.plugin_error().await.contains(said), "{}", weir.plugin_error().await);
         }
     }
     Ok(())

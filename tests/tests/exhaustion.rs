@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use weir_tests::client::{self, Client};
 use weir_tests::process::{Process, written};
+use weir_tests::soak::health::Proc;
 use weir_tests::upstream::Upstream;
 use weir_tests::weir::Setup;
 
@@ -19,15 +20,6 @@ fn limit(process: u32, descriptors: u64) -> Result {
     let status = std::process::Command::new("prlimit").args(["--pid", &process.to_string(), &limit]).status()?;
     anyhow::ensure!(status.success(), "prlimit: {status}");
     Ok(())
-}
-
-/// CPU time that a process has spent.
-fn spent(process: u32) -> Result<Duration> {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
-    // After the name, which may contain anything: utime and stime are fields 14 and 15, in hundredths of a second.
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
-    Ok(Duration::from_millis(10 * ticks))
 }
 
 #[tokio::test]
@@ -74,9 +66,10 @@ async fn a_node_without_descriptors_waits_for_them_and_goes_on() -> Result {
         }
     }
     // It waits, and does not turn in circles.
-    let (before, begun) = (spent(id)?, Instant::now());
+    let (spent, begun) = (Proc::new(id), Instant::now());
+    let before = spent.cpu()?;
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let share = (spent(id)? - before).as_secs_f64() / begun.elapsed().as_secs_f64();
+    let share = (spent.cpu()? - before).as_secs_f64() / begun.elapsed().as_secs_f64();
     assert!(share < 0.3, "{share} of a CPU for nothing");
 
     // They come back.

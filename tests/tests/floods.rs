@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use weir_tests::client::{self, Client};
 use weir_tests::frames::{self, ACK, END_HEADERS, END_STREAM, Frames, frame};
+use weir_tests::process::resident;
 use weir_tests::upstream::{Answer, Upstream};
 use weir_tests::weir::{Setup, Weir};
 
@@ -122,11 +123,6 @@ async fn neighbour(address: SocketAddr, stop: tokio::sync::oneshot::Receiver<()>
             return Ok((calls, longest));
         }
     }
-}
-
-fn resident() -> u64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux");
-    statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).expect("a number") * 4096
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,7 +2,7 @@
 
 use weir_tests::client::{self, Client};
 use weir_tests::guests::Chameleon;
-use weir_tests::rogue::{Case, call, is_refusal, node, traps};
+use weir_tests::rogue::{Case, call, is_refusal, node};
 use weir_tests::upstream::{Behaviour, Upstream};
 use weir_tests::weir::Setup;
 
@@ -14,7 +14,7 @@ async fn a_broken_hook_costs_its_exchange_at_most_and_one_instance() -> Result {
     let cases = Case::all();
     let weir = node(&cases, &upstream, 1).start();
     let mut client = Client::http1(weir.address()).await?;
-    let mut before = traps(&weir).await;
+    let mut before = weir.traps().await;
     for case in &cases {
         let name = case.name();
         upstream.forget();
@@ -40,7 +40,7 @@ async fn a_broken_hook_costs_its_exchange_at_most_and_one_instance() -> Result {
             "on-endpoints" => assert_eq!(is_refusal(&next), case.is_refused(), "{name}: {next:?}"),
             _ => assert_eq!((next.status.as_u16(), &*next.text()), (200, "body"), "{name}: {next:?}"),
         }
-        let after = traps(&weir).await;
+        let after = weir.traps().await;
         match case.hook {
             // Before picking and before the attempt, in both exchanges.
             "on-endpoints" => assert!(after > before, "{name}: {after} traps after {before}"),
@@ -50,7 +50,7 @@ async fn a_broken_hook_costs_its_exchange_at_most_and_one_instance() -> Result {
         }
         before = after;
     }
-    let last = weir.page("/plugins").await["plugins"][0]["last-trap"].clone();
+    let last = weir.plugin().await["last-trap"].clone();
     assert!(last.as_str().is_some_and(|trap| !trap.is_empty()), "{last}");
     assert_eq!(weir.metric("weir_plugin_traps_total{plugin=\"rogue\"}").await, Some(before as f64));
     // One record each, which names the policy.
@@ -79,7 +79,7 @@ async fn an_error_is_told_and_costs_no_instance() -> Result {
             assert_eq!(response.status, 200, "{response:?}");
         }
     }
-    assert_eq!(traps(&weir).await, 0);
+    assert_eq!(weir.traps().await, 0);
     Ok(())
 }
 
@@ -109,7 +109,7 @@ async fn a_trap_fails_only_its_exchange_among_many() -> Result {
     });
     let refused: u32 = futures_util::future::try_join_all(clients).await?.into_iter().sum();
     assert!(refused > 50, "{refused}");
-    assert!(traps(&weir).await >= u64::from(refused));
+    assert!(weir.traps().await >= u64::from(refused));
     Ok(())
 }
 
@@ -118,7 +118,7 @@ async fn a_tick_that_breaks_costs_no_exchange() -> Result {
     let upstream = Upstream::start(200).await?;
     let cases = ["trap", "loop", "memory"].map(|deed| Case { hook: "tick", deed, on_error: "reject" });
     let weir = node(&cases, &upstream, 1).start();
-    weir.until("ticks trap", async || traps(&weir).await >= 6).await;
+    weir.until("ticks trap", async || weir.traps().await >= 6).await;
     for case in &cases {
         let response = Client::http1(weir.address()).await?.send(call(case, true)?).await?;
         assert_eq!(response.status, 200, "{response:?}");
@@ -139,7 +139,7 @@ async fn a_plugin_that_breaks_while_it_is_configured_is_handled_by_on_error() ->
         assert_eq!(is_refusal(&response), case.is_refused(), "{}: {response:?}", case.name());
         assert!(case.is_refused() || response.status == 200, "{response:?}");
     }
-    let error = weir.page("/plugins").await["plugins"][0]["last-error"].clone();
+    let error = weir.plugin().await["last-error"].clone();
     assert!(error.as_str().is_some_and(|error| error.contains("configure")), "{error}");
     Ok(())
 }

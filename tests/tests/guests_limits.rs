@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use weir_tests::client::{self, Client};
+use weir_tests::process::resident;
 use weir_tests::raw::Raw;
-use weir_tests::rogue::{Case, HOOKS, call, node, traps};
+use weir_tests::rogue::{Case, HOOKS, call, node};
 use weir_tests::upstream::Upstream;
 
 type Result<T = ()> = anyhow::Result<T>;
@@ -102,12 +103,6 @@ async fn memory_bombs_leave_no_memory_behind() -> Result {
     // 100 instances of 16 MiB; other tests of this file run at the same time.
     let grown = resident().saturating_sub(before);
     assert!(grown < 800 << 20, "{} MiB more", grown >> 20);
-    assert_eq!(traps(&weir).await, 101);
+    assert_eq!(weir.traps().await, 101);
     Ok(())
-}
-
-/// Resident memory of this process, in bytes.
-fn resident() -> u64 {
-    let pages = std::fs::read_to_string("/proc/self/statm").expect("Linux");
-    pages.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).expect("a number") * 4096
 }

@@ -60,6 +60,26 @@ async fn a_caller_that_reads_slowly_is_not_one_that_takes_nothing() -> Result {
 }
 
 #[tokio::test]
+async fn a_caller_that_reads_little_at_a_time_is_served_whatever_the_kernel_holds() -> Result {
+    let upstream = Upstream::start(Reply::new(200).huge(1 << 30)).await?;
+    let limits = "[limits]\nwrite-timeout = \"1500ms\"";
+    let weir = Setup::in_front_of(upstream.address(), "timeout = \"none\"").toml(limits).start();
+    let socket = tokio::net::TcpSocket::new_v4()?;
+    // Or its own side of the connection would take it all.
+    socket.set_recv_buffer_size(16 * 1024)?;
+    let mut stream = socket.connect(weir.address()).await?;
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: one\r\nconnection: close\r\n\r\n").await?;
+    let (mut buffer, begun) = (vec![0; 16 * 1024], Instant::now());
+    // In that time the kernel would not have found room for more in a buffer as large as it makes them by itself.
+    while begun.elapsed() < Duration::from_secs(4) {
+        stream.read_exact(&mut buffer).await?;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(upstream.abandoned_count(), 0, "{:#?}", weir.all_records().await?);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_stream_whose_window_stays_shut_is_reset_and_its_connection_stays() -> Result {
     let upstream = Upstream::start(Reply::new(200).huge(1 << 30)).await?;
     let weir = Setup::in_front_of(upstream.address(), "timeout = \"500ms\"").start();
@@ -182,7 +202,7 @@ async fn a_caller_that_stalls_in_a_head_is_let_go() -> Result {
     let settings = frame(frames::SETTINGS, 0, 0, &[]);
     let whole = frames::get(1, "one");
     let begun: [(&str, Vec<u8>); 5] = [
-        ("nothing", vec![]),
+        ("half of the preface", frames::PREFACE[..10].to_vec()),
         ("preface", frames::PREFACE.to_vec()),
         ("half of the settings", [frames::PREFACE, &settings[..5]].concat()),
         ("half of a head", [frames::PREFACE, &settings, &whole[..12]].concat()),
@@ -413,5 +433,26 @@ async fn a_tunnel_of_which_one_side_has_ended_and_the_other_is_silent_ends() -> 
         tokio::time::timeout(client::LIMIT, endpoint.read(&mut heard)).await??;
         assert_eq!(raw.read_to_end().await?, "");
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_connection_that_was_opened_in_advance_is_idle_and_not_late() -> Result {
+    let upstream = Upstream::start(Reply::new(200)).await?;
+    let setup = Setup::in_front_of(upstream.address(), "");
+    let weir = setup.toml("[limits]\nheader-timeout = \"200ms\"\nidle-timeout = \"1h\"").start();
+    let mut stream = TcpStream::connect(weir.address()).await?;
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: one\r\nconnection: close\r\n\r\n").await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer:?}");
+
+    drop(stream);
+    // And does not hold up the node's end.
+    let _silent = TcpStream::connect(weir.address()).await?;
+    let begun = Instant::now();
+    tokio::task::spawn_blocking(move || weir.stop()).await?;
+    assert!(begun.elapsed() < Duration::from_millis(1500), "the drain took its whole time");
     Ok(())
 }

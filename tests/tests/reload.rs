@@ -7,18 +7,13 @@ use std::time::Duration;
 
 use weir_tests::client::{Client, Response};
 use weir_tests::guests::{Chameleon, write_in_place};
-use weir_tests::traffic::{Traffic, call, marks, until_live, versions};
+use weir_tests::traffic::{self, call, marks, until_live, versions};
 use weir_tests::upstream::{Behaviour, Upstream};
-use weir_tests::weir::Weir;
 
 type Result<T = ()> = anyhow::Result<T>;
 
 const PLUGINS_FAILED: &str = "weir_reloads_total{what=\"plugin\",result=\"failed\"}";
 const PLUGINS_OK: &str = "weir_reloads_total{what=\"plugin\",result=\"ok\"}";
-
-async fn plugin(weir: &Weir) -> serde_json::Value {
-    weir.page("/plugins").await["plugins"][0].clone()
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plugin_that_arrives_in_any_way_is_live_on_open_connections() -> Result {
@@ -26,7 +21,7 @@ async fn a_plugin_that_arrives_in_any_way_is_live_on_open_connections() -> Resul
     let chameleon = Chameleon::default();
     let weir = chameleon.setup("v1", upstream.address()).start();
     let mut client = Client::http1(weir.address()).await?;
-    let traffic = Traffic::start(&weir);
+    let traffic = traffic::start(&weir);
     let place = weir.plugins().join("chameleon.wasm");
     until_live(&weir, &mut client, "v1").await?;
 
@@ -38,7 +33,7 @@ async fn a_plugin_that_arrives_in_any_way_is_live_on_open_connections() -> Resul
 
     std::fs::remove_file(&place)?;
     weir.until("it is told that the file is gone", async || {
-        plugin(&weir).await["last-error"].to_string().contains("gone")
+        weir.plugin().await["last-error"].to_string().contains("gone")
     })
     .await;
     assert_eq!(versions(&call(&mut client).await?), marks("in-place"), "the last good version keeps serving");
@@ -61,7 +56,7 @@ async fn a_plugin_that_arrives_in_any_way_is_live_on_open_connections() -> Resul
 
     let answered = traffic.stop().await?;
     assert!(answered > 20, "{answered}");
-    assert_eq!(plugin(&weir).await["last-error"], serde_json::Value::Null);
+    assert_eq!(weir.plugin().await["last-error"], serde_json::Value::Null);
     assert!(!client.is_closed());
     Ok(())
 }
@@ -79,7 +74,7 @@ async fn links_may_be_swapped_and_the_directory_may_be_away_for_a_while() -> Res
     let chameleon = Chameleon::default();
     let weir = chameleon.setup("v1", upstream.address()).start();
     let mut client = Client::http1(weir.address()).await?;
-    let traffic = Traffic::start(&weir);
+    let traffic = traffic::start(&weir);
     let plugins = weir.plugins();
     let root = plugins.parent().unwrap().to_owned();
     let put = |directory: &Path, word: &str| {
@@ -148,8 +143,8 @@ async fn a_bad_file_leaves_the_last_good_version_serving_and_says_why() -> Resul
     let chameleon = Chameleon::default();
     let weir = chameleon.setup("good", upstream.address()).start();
     let mut client = Client::http1(weir.address()).await?;
-    let traffic = Traffic::start(&weir);
-    let serving = plugin(&weir).await;
+    let traffic = traffic::start(&weir);
+    let serving = weir.plugin().await;
     let mut failed = 0.0;
     for (name, bytes, said) in bad_files(&chameleon) {
         weir.drop_plugin(&chameleon.file(name, &bytes), "chameleon");
@@ -158,10 +153,10 @@ async fn a_bad_file_leaves_the_last_good_version_serving_and_says_why() -> Resul
         assert_eq!(weir.metric(PLUGINS_FAILED).await, Some(failed), "{name} is one failure");
         // The page follows the metric.
         weir.until(&format!("{name} is told"), async || {
-            plugin(&weir).await["last-error"].as_str().is_some_and(|error| error.contains(said))
+            weir.plugin().await["last-error"].as_str().is_some_and(|error| error.contains(said))
         })
         .await;
-        let now = plugin(&weir).await;
+        let now = weir.plugin().await;
         for key in ["digest", "generation", "loaded-at"] {
             assert_eq!(now[key], serving[key], "{name}");
         }
@@ -171,7 +166,7 @@ async fn a_bad_file_leaves_the_last_good_version_serving_and_says_why() -> Resul
 
     weir.drop_plugin(&chameleon.version("better"), "chameleon");
     until_live(&weir, &mut client, "better").await?;
-    weir.until("the error is forgotten", async || plugin(&weir).await["last-error"].is_null()).await;
+    weir.until("the error is forgotten", async || weir.plugin().await["last-error"].is_null()).await;
     assert_eq!(weir.metric(PLUGINS_OK).await, Some(1.0));
     let answered = traffic.stop().await?;
     assert!(answered > 50, "{answered}");

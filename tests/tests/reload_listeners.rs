@@ -3,8 +3,6 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Stdio;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -12,11 +10,11 @@ use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
 use weir_tests::client::{self, Client, websocket};
 use weir_tests::process::{Process, written};
 use weir_tests::raw::Raw;
+use weir_tests::traffic::Traffic;
 use weir_tests::upstream::{Answer, Behaviour, Upstream, WebSocketUpstream};
 use weir_tests::weir::{Setup, Weir, edit_file};
 
@@ -49,69 +47,38 @@ async fn refuses(address: SocketAddr) -> bool {
     connected.is_ok_and(|connected| connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused))
 }
 
-async fn config_error(weir: &Weir) -> String {
-    weir.page("/config").await["last-error"].as_str().unwrap_or_default().to_owned()
-}
-
 /// Exchanges on live and on fresh connections, at whichever of some addresses takes them.
-struct Traffic {
-    stop: Arc<AtomicBool>,
-    answered: Arc<AtomicUsize>,
-    tasks: Vec<JoinHandle<Result>>,
-}
-
-impl Traffic {
-    fn start(addresses: &[SocketAddr]) -> Self {
-        let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let task = |number| {
-            let (stop, answered, addresses) = (stop.clone(), answered.clone(), addresses.to_vec());
-            tokio::spawn(async move {
-                let mut client = connect(&addresses, number == 0).await?;
-                let mut is_fresh = true;
-                while !stop.load(Ordering::Relaxed) {
-                    match client.send(client::get("one", "/")?).await {
-                        Ok(response) => {
-                            ensure!(response.status == 200 && response.broken.is_none(), "{response:?}");
-                            answered.fetch_add(1, Ordering::Relaxed);
-                            is_fresh = false;
-                        }
-                        // A connection that was kept may be closed before the next request, as always. HTTP/2 says so,
-                        // with GOAWAY, and sends none; then a fresh one is no different.
-                        Err(error) => {
-                            ensure!(
-                                !is_fresh || (number == 0 && unsent(&error)),
-                                "on the fresh connection of task {number}: {error:#}"
-                            )
-                        }
+fn traffic_at(addresses: &[SocketAddr]) -> Traffic {
+    Traffic::of(5, |number, tally| {
+        let addresses = addresses.to_vec();
+        async move {
+            let mut client = connect(&addresses, number == 0).await?;
+            let mut is_fresh = true;
+            while tally.goes_on() {
+                match client.send(client::get("one", "/")?).await {
+                    Ok(response) => {
+                        ensure!(response.status == 200 && response.broken.is_none(), "{response:?}");
+                        tally.answered();
+                        is_fresh = false;
                     }
-                    if number > 1 || client.is_closed() {
-                        client = connect(&addresses, number == 0).await?;
-                        is_fresh = true;
+                    // A connection that was kept may be closed before the next request, as always. HTTP/2 says so,
+                    // with GOAWAY, and sends none; then a fresh one is no different.
+                    Err(error) => {
+                        ensure!(
+                            !is_fresh || (number == 0 && unsent(&error)),
+                            "on the fresh connection of task {number}: {error:#}"
+                        )
                     }
-                    tokio::time::sleep(Duration::from_millis(1)).await;
                 }
-                Ok(())
-            })
-        };
-        let tasks = (0..5).map(task).collect();
-        Self { stop, answered, tasks }
-    }
-
-    /// Waits until so many more exchanges were answered.
-    async fn more(&self, count: usize) {
-        let until = self.answered.load(Ordering::Relaxed) + count;
-        while self.answered.load(Ordering::Relaxed) < until && !self.tasks.iter().any(JoinHandle::is_finished) {
-            tokio::time::sleep(Duration::from_millis(1)).await;
+                if number > 1 || client.is_closed() {
+                    client = connect(&addresses, number == 0).await?;
+                    is_fresh = true;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            Ok(())
         }
-    }
-
-    async fn stop(self) -> Result {
-        self.stop.store(true, Ordering::Relaxed);
-        for task in self.tasks {
-            task.await??;
-        }
-        Ok(())
-    }
+    })
 }
 
 /// Whether an HTTP/2 request was kept back, since the other side goes away.
@@ -248,11 +215,11 @@ async fn a_removed_listener_accepts_no_more_and_ends_what_it_has_begun() -> Resu
 async fn a_listener_moves_under_traffic_and_no_exchange_fails() -> Result {
     let upstream = Upstream::start(200).await?;
     let weir = Setup::new().service("one", &[upstream.address()]).start();
-    let kept = Traffic::start(&[weir.address()]);
+    let kept = traffic_at(&[weir.address()]);
     let (here, there) = (beside(weir.address()), SocketAddr::from(([127, 0, 0, 3], weir.address().port())));
     add(&weir, &listener("moving", here, "one"));
     weir.until("it accepts", async || !refuses(here).await).await;
-    let traffic = Traffic::start(&[here, there]);
+    let traffic = traffic_at(&[here, there]);
     for _ in 0..10 {
         for (from, to) in [(here, there), (there, here)] {
             traffic.more(50).await;
@@ -264,7 +231,7 @@ async fn a_listener_moves_under_traffic_and_no_exchange_fails() -> Result {
     traffic.more(50).await;
     traffic.stop().await?;
     kept.stop().await?;
-    assert_eq!(config_error(&weir).await, "");
+    assert_eq!(weir.config_error().await, "");
     Ok(())
 }
 
@@ -291,9 +258,7 @@ async fn a_listener_that_stays_keeps_its_socket_and_its_connections() -> Result 
         }
     }
     // Port 0 is a wish that was granted, and so is the number that came of it.
-    let generation = weir.generation();
-    weir.edit("listen = \"127.0.0.1:0\"\n[[", &format!("listen = \"{address}\"\n[["));
-    weir.until("it is live", async || weir.generation() > generation).await;
+    weir.edit_live("listen = \"127.0.0.1:0\"\n[[", &format!("listen = \"{address}\"\n[[")).await;
     for client in &mut clients {
         assert_eq!(client.send(client::get("one", "/")?).await?.status, 200);
     }
@@ -325,9 +290,7 @@ async fn a_new_identity_holds_for_the_next_exchange_of_a_live_connection() -> Re
         Ok(!raw.read_head().await?.starts_with("HTTP/1.1 200"))
     };
     assert!(refused().await?);
-    let generation = weir.generation();
-    weir.edit("identity = \"first\"", "identity = \"second\"\ntrust-forwarded = true\nconnect = true");
-    weir.until("it is published", async || weir.generation() > generation).await;
+    weir.edit_live("identity = \"first\"", "identity = \"second\"\ntrust-forwarded = true\nconnect = true").await;
     for client in &mut clients {
         assert_eq!(seen(client, "x-service-name").await?, "second");
         assert_eq!(seen(client, "x-forwarded-for").await?, "203.0.113.9, 127.0.0.1");
@@ -343,7 +306,7 @@ async fn an_address_that_cannot_be_had_refuses_the_whole_configuration() -> Resu
     let upstream = Upstream::start(200).await?;
     let setup = Setup::new().listener("identity = \"first\"").service("one", &[upstream.address()]);
     let weir = setup.start();
-    let traffic = Traffic::start(&[weir.address()]);
+    let traffic = traffic_at(&[weir.address()]);
     let taken = std::net::TcpListener::bind("127.0.0.4:0")?;
     let address = taken.local_addr()?;
     let (generation, free) = (weir.generation(), beside(weir.address()));
@@ -351,8 +314,8 @@ async fn an_address_that_cannot_be_had_refuses_the_whole_configuration() -> Resu
     let both = listener("free", free, "one") + &listener("mine", address, "one");
     let changed = text.replace("\"first\"", "\"second\"").replace("[[service]]", &format!("{both}[[service]]"));
     weir.edit(&text, &changed);
-    weir.until("it is told", async || !config_error(&weir).await.is_empty()).await;
-    let error = config_error(&weir).await;
+    weir.until("it is told", async || !weir.config_error().await.is_empty()).await;
+    let error = weir.config_error().await;
     let line =
         std::fs::read_to_string(weir.config_file())?.lines().position(|line| line.contains(&address.to_string()));
     let place = format!("config.toml:{}:10: ", line.context("it is in the file")? + 1);
@@ -368,8 +331,9 @@ async fn an_address_that_cannot_be_had_refuses_the_whole_configuration() -> Resu
     weir.until("it is live", async || weir.listener("mine") == Some(address) && weir.listener("free") == Some(free))
         .await;
     assert_eq!(client::fetch(address, "mine.test", "/").await?.status, 200);
-    weir.until("the error is forgotten", async || config_error(&weir).await.is_empty()).await;
-    traffic.stop().await
+    weir.until("the error is forgotten", async || weir.config_error().await.is_empty()).await;
+    traffic.stop().await?;
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -377,7 +341,7 @@ async fn an_empty_file_takes_no_listener_away() -> Result {
     let upstream = Upstream::start(200).await?;
     let weir = Setup::new().service("one", &[upstream.address()]).start();
     std::fs::write(weir.config_file(), "\n")?;
-    weir.until("it is told", async || config_error(&weir).await.contains("is empty")).await;
+    weir.until("it is told", async || weir.config_error().await.contains("is empty")).await;
     assert_eq!(client::fetch(weir.address(), "one", "/").await?.status, 200);
     Ok(())
 }
@@ -389,7 +353,7 @@ async fn thirty_changes_in_a_row_leave_no_sockets_behind() -> Result {
     let process = Process::start(&config, Stdio::null())?;
     let (address, _) = process.addresses().await?;
     let other = beside(address);
-    let traffic = Traffic::start(&[address]);
+    let traffic = traffic_at(&[address]);
     traffic.more(200).await;
     let files = || std::fs::read_dir(format!("/proc/{}/fd", process.child.id())).map_or(0, Iterator::count);
     let text = std::fs::read_to_string(&config)?;
@@ -435,17 +399,13 @@ async fn the_log_and_the_time_to_drain_change_live() -> Result {
     let weir = setup.service_with("one", &[upstream.address()], "http1", "timeout = \"none\"").start();
     let mut client = Client::http1(weir.address()).await?;
     assert_eq!(client.send(client::get("nobody", "/before")?).await?.status, 404);
-    let generation = weir.generation();
-    weir.edit("exchanges = \"none\"", "exchanges = \"all\"");
-    weir.until("it is live", async || weir.generation() > generation).await;
+    weir.edit_live("exchanges = \"none\"", "exchanges = \"all\"").await;
     assert_eq!(client.send(client::get("nobody", "/after")?).await?.status, 404);
     assert_eq!(weir.records(1, |record| record["path"] == "/after").await.len(), 1);
 
     // It would wait for an hour otherwise.
-    weir.edit("drain-timeout = \"2s\"", "drain-timeout = \"1h\"");
-    weir.until("it is live", async || weir.generation() > generation + 1).await;
-    weir.edit("drain-timeout = \"1h\"", "drain-timeout = \"0s\"");
-    weir.until("it is live", async || weir.generation() > generation + 2).await;
+    weir.edit_live("drain-timeout = \"2s\"", "drain-timeout = \"1h\"").await;
+    weir.edit_live("drain-timeout = \"1h\"", "drain-timeout = \"0s\"").await;
     let address = weir.address();
     let hanging = tokio::spawn(async move { client::fetch(address, "one", "/").await });
     weir.until("the call is under way", async || upstream.request_count() == 1).await;
@@ -488,13 +448,13 @@ async fn what_is_set_up_at_start_is_named_when_it_changes() -> Result {
     for (from, to, named) in changes {
         let changed = text.replace(from, to).replace("#\ndrain-timeout = \"2s\"", "#");
         weir.edit(&text, &changed);
-        weir.until("it is told", async || config_error(&weir).await.contains("at the next start")).await;
-        let error = config_error(&weir).await;
+        weir.until("it is told", async || weir.config_error().await.contains("at the next start")).await;
+        let error = weir.config_error().await;
         for part in ["[admin] listen", "[node] workers", "[node] name", "[trace]", "[log]", "drain"] {
             assert_eq!(error.contains(part), named.contains(&part), "{part}: {error}");
         }
         weir.edit(&changed, &text);
-        weir.until("the error is forgotten", async || config_error(&weir).await.is_empty()).await;
+        weir.until("the error is forgotten", async || weir.config_error().await.is_empty()).await;
     }
     Ok(())
 }

@@ -1,14 +1,12 @@
 //! A version that does harm gives its place back to the one before it, by itself or because an operator says so.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
 use weir_tests::client::{self, Client, Response};
 use weir_tests::guests::{Chameleon, write_in_place};
 use weir_tests::raw;
-use weir_tests::traffic::{Traffic, call, marks, until_live, versions};
+use weir_tests::traffic::{self, Traffic, call, marks, until_live, versions};
 use weir_tests::upstream::{Behaviour, Upstream};
 use weir_tests::weir::{Setup, Weir};
 
@@ -21,16 +19,8 @@ const BY_COUNT: &str = "{ within = \"1h\", failures = 3, percent = 100 }";
 
 /// A node in which a service runs through the policies `a` and `b`, both of this version of the chameleon.
 fn node(chameleon: &Chameleon, word: &str, upstream: &Upstream, rollback: &str, on_error: &str) -> Setup {
-    let policy = |name: &str| {
-        format!(
-            "[policy.{name}]\nplugin = \"chameleon\"\non-error = \"{on_error}\"\nconfig = {{ name = \"{name}:\" }}\n"
-        )
-    };
-    Setup::new()
-        .of_plugins(&format!("rollback = {rollback}"))
-        .with_plugin_file(&chameleon.version(word), "chameleon")
-        .toml(&format!("{}{}[chain]\nboth = [\"a\", \"b\"]", policy("a"), policy("b")))
-        .service_with("service", &[upstream.address()], "http1", "chain = \"both\"")
+    let policies = format!("on-error = \"{on_error}\"");
+    chameleon.setup_with(word, upstream.address(), &policies).of_plugins(&format!("rollback = {rollback}"))
 }
 
 /// A call that bad versions fail in this way: `trap`, `overrun`, `lie` or `error`.
@@ -38,10 +28,6 @@ async fn provoke(client: &mut Client, how: &str) -> Result<Response> {
     let mut request = client::get("service", "/")?;
     request.headers_mut().insert("x-trap", how.parse()?);
     client.send(request).await
-}
-
-async fn plugin(weir: &Weir) -> Value {
-    weir.page("/plugins").await["plugins"][0].clone()
 }
 
 /// A command as `curl -X POST` gives it: its status and what is answered.
@@ -76,7 +62,7 @@ async fn a_version_that_fails_too_often_is_rolled_back() -> Result {
         let weir = node(&chameleon, "good", &upstream, BY_COUNT, "reject").start();
         let mut client = Client::http1(weir.address()).await?;
         until_live(&weir, &mut client, "good").await?;
-        let good = plugin(&weir).await["digest"].clone();
+        let good = weir.plugin().await["digest"].clone();
         go_live(&weir, &mut client, &chameleon, "bad").await?;
         for _ in 0..3 {
             assert_eq!(provoke(&mut client, how).await?.status, 503, "{how}");
@@ -137,7 +123,7 @@ async fn what_costs_no_instance_is_no_failure() -> Result {
     let weir = node(&chameleon, "good", &upstream, rollback, "reject").start();
     let mut client = Client::http1(weir.address()).await?;
     go_live(&weir, &mut client, &chameleon, "bad").await?;
-    let digest = plugin(&weir).await["digest"].clone();
+    let digest = weir.plugin().await["digest"].clone();
     for _ in 0..100 {
         assert_eq!(call(&mut client).await?.status, 200);
         assert_eq!(provoke(&mut client, "error").await?.status, 503, "the policy returns an error");
@@ -214,6 +200,23 @@ async fn there_is_no_going_back_and_forth() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_was_replaced_before_it_was_judged_is_none_to_go_back_to() -> Result {
+    let upstream = Upstream::start(Behaviour::echo()).await?;
+    let chameleon = Chameleon::default();
+    let weir = node(&chameleon, "good", &upstream, BY_COUNT, "reject").start();
+    let mut client = Client::http1(weir.address()).await?;
+    until_live(&weir, &mut client, "good").await?;
+    go_live(&weir, &mut client, &chameleon, "bad-1").await?;
+    assert_eq!(provoke(&mut client, "trap").await?.status, 503);
+    go_live(&weir, &mut client, &chameleon, "bad-2").await?;
+    for _ in 0..4 {
+        provoke(&mut client, "trap").await?;
+    }
+    until_live(&weir, &mut client, "good").await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_same_bytes_do_not_come_back_and_the_next_version_does() -> Result {
     let upstream = Upstream::start(Behaviour::echo()).await?;
     let chameleon = Chameleon::default();
@@ -221,7 +224,7 @@ async fn the_same_bytes_do_not_come_back_and_the_next_version_does() -> Result {
     let mut client = Client::http1(weir.address()).await?;
     let place = weir.plugins().join("chameleon.wasm");
     go_live(&weir, &mut client, &chameleon, "bad").await?;
-    let bad = plugin(&weir).await["digest"].as_str().expect("a digest").to_owned();
+    let bad = weir.plugin().await["digest"].as_str().expect("a digest").to_owned();
     for _ in 0..4 {
         provoke(&mut client, "trap").await?;
     }
@@ -237,13 +240,13 @@ async fn the_same_bytes_do_not_come_back_and_the_next_version_does() -> Result {
     stays(&mut client, "the same file again").await?;
     std::fs::remove_file(&place)?;
     weir.until("it is told that the file is gone", async || {
-        starts_with(&plugin(&weir).await["last-error"], "the file is gone")
+        starts_with(&weir.plugin().await["last-error"], "the file is gone")
     })
     .await;
     write_in_place(&place, &chameleon.bytes("bad"));
     stays(&mut client, "deleted and made again").await?;
     write_in_place(&place, &chameleon.bytes("bad")[..1000]);
-    weir.until("half a file is told", async || starts_with(&plugin(&weir).await["last-error"], "not a")).await;
+    weir.until("half a file is told", async || starts_with(&weir.plugin().await["last-error"], "not a")).await;
     write_in_place(&place, &chameleon.bytes("bad"));
     stays(&mut client, "written over by half of it, and by all of it").await?;
 
@@ -300,32 +303,23 @@ async fn a_rollback_costs_no_exchange_where_the_policy_may_be_skipped_and_cells_
     let count = |response: &Response| response.header("x-count").and_then(|count| count.parse::<u64>().ok());
     until_live(&weir, &mut client, "good").await?;
     let before = count(&call(&mut client).await?);
-    let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-    let tasks: Vec<_> = (0..3)
-        .map(|_| {
-            let (address, stop, answered) = (weir.address(), stop.clone(), answered.clone());
-            tokio::spawn(async move {
-                let mut client = Client::http1(address).await?;
-                while !stop.load(Ordering::Relaxed) {
-                    let response = provoke(&mut client, "trap").await?;
-                    anyhow::ensure!(response.status == 200 && response.broken.is_none(), "{response:?}");
-                    answered.fetch_add(1, Ordering::Relaxed);
-                }
-                Result::Ok(())
-            })
-        })
-        .collect();
+    let address = weir.address();
+    let traffic = Traffic::of(3, |_, tally| async move {
+        let mut client = Client::http1(address).await?;
+        while tally.goes_on() {
+            let response = provoke(&mut client, "trap").await?;
+            anyhow::ensure!(response.status == 200 && response.broken.is_none(), "{response:?}");
+            tally.answered();
+        }
+        Ok(())
+    });
     for round in 1..=5 {
         // Other bytes each time: the same ones would not be taken.
         weir.drop_plugin(&chameleon.version(&format!("bad-{round}")), "chameleon");
         weir.until("it is rolled back", async || weir.metric(ROLLED_BACK).await == Some(f64::from(round))).await;
     }
-    let so_far = answered.load(Ordering::Relaxed);
-    weir.until("traffic goes on", async || answered.load(Ordering::Relaxed) > so_far + 100).await;
-    stop.store(true, Ordering::Relaxed);
-    for task in tasks {
-        task.await??;
-    }
+    traffic.more(100).await;
+    traffic.stop().await?;
     until_live(&weir, &mut client, "good").await?;
     assert!(count(&call(&mut client).await?) > before, "cells began anew");
     weir.until("bad versions are freed", async || weir.metric("weir_live_generations").await == Some(1.0)).await;
@@ -338,11 +332,11 @@ async fn an_operator_reverts_pins_and_unpins_under_traffic() -> Result {
     let chameleon = Chameleon::default();
     let weir = node(&chameleon, "v1", &upstream, BY_COUNT, "reject").start();
     let mut client = Client::http1(weir.address()).await?;
-    let traffic = Traffic::start(&weir);
+    let traffic = traffic::start(&weir);
     until_live(&weir, &mut client, "v1").await?;
     assert_eq!(command(&weir, "chameleon/revert").await?.0, 409, "nothing served before");
     go_live(&weir, &mut client, &chameleon, "v2").await?;
-    let v2 = plugin(&weir).await["digest"].clone();
+    let v2 = weir.plugin().await["digest"].clone();
 
     let (status, answer) = command(&weir, "chameleon/revert").await?;
     assert_eq!(status, 200, "{answer}");
@@ -353,13 +347,13 @@ async fn an_operator_reverts_pins_and_unpins_under_traffic() -> Result {
 
     // A new file waits, and one that does not fit says so.
     weir.drop_plugin(&chameleon.version("v3"), "chameleon");
-    weir.until("v3 waits", async || plugin(&weir).await["waiting"]["digest"] != v2).await;
+    weir.until("v3 waits", async || weir.plugin().await["waiting"]["digest"] != v2).await;
     weir.drop_plugin(&chameleon.version("refuse"), "chameleon");
-    weir.until("a problem shows", async || plugin(&weir).await["last-error"].to_string().contains("likes no name"))
+    weir.until("a problem shows", async || weir.plugin().await["last-error"].to_string().contains("likes no name"))
         .await;
     weir.drop_plugin(&chameleon.version("v4"), "chameleon");
     weir.until("v4 waits", async || {
-        let now = plugin(&weir).await;
+        let now = weir.plugin().await;
         now["last-error"].is_null() && now["waiting"]["digest"].is_string()
     })
     .await;
@@ -371,7 +365,7 @@ async fn an_operator_reverts_pins_and_unpins_under_traffic() -> Result {
     let (status, answer) = command(&weir, "chameleon/pin").await?;
     assert_eq!((status, &answer["plugin"]["pinned"]), (200, &true.into()), "{answer}");
     weir.drop_plugin(&chameleon.version("v5"), "chameleon");
-    weir.until("v5 waits", async || plugin(&weir).await["waiting"].is_object()).await;
+    weir.until("v5 waits", async || weir.plugin().await["waiting"].is_object()).await;
     assert_eq!(versions(&call(&mut client).await?), marks("v4"));
 
     // By its digest an operator has any of those in memory.
@@ -413,7 +407,7 @@ async fn history_and_earlier_versions_are_bounded() -> Result {
         go_live(&weir, &mut client, &chameleon, &format!("v{version}")).await?;
         digests.push(settled(&weir).await?["digest"].clone());
     }
-    let now = plugin(&weir).await;
+    let now = weir.plugin().await;
     let to: Vec<&Value> = now["history"].as_array().into_iter().flatten().map(|swap| &swap["to"]).collect();
     assert_eq!(to, digests.iter().rev().take(10).collect::<Vec<_>>(), "the last ten, the newest first");
     let earlier: Vec<&Value> =
@@ -453,10 +447,10 @@ async fn a_web_page_gives_no_commands() -> Result {
         let answer = send(head.clone()).await?;
         assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("\"forbidden\""), "{head}{answer}");
     }
-    assert_eq!(plugin(&weir).await["pinned"], false);
+    assert_eq!(weir.plugin().await["pinned"], false);
     let answer = send(pin).await?;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-    assert_eq!(plugin(&weir).await["pinned"], true);
+    assert_eq!(weir.plugin().await["pinned"], true);
 
     for (head, status, said) in [
         ("GET /plugins/chameleon/pin", "405", "allow: POST"),

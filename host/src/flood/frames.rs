@@ -4,6 +4,8 @@
 pub(super) const SETTINGS_COST: u32 = 50;
 /// Data that was sent may be answered by updates of two windows and a few pings that measure the way.
 pub(super) const PER_DATA_SENT: u32 = 8;
+/// A peer may update both windows each time that it has read a KiB of a large frame.
+pub(super) const PER_KIB_SENT: u32 = 2;
 pub(super) const PER_HEAD_SENT: u32 = 2;
 
 /// The types of RFC 9113, section 6.
@@ -50,7 +52,7 @@ impl Head {
 
     pub fn worth(self) -> u32 {
         match self.kind {
-            DATA if self.length > 0 => PER_DATA_SENT,
+            DATA if self.length > 0 => PER_DATA_SENT + self.length / 1024 * PER_KIB_SENT,
             HEADERS => PER_HEAD_SENT,
             _ => 0,
         }

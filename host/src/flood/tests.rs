@@ -98,6 +98,19 @@ fn time_and_what_was_sent_allow_for_more() {
     assert_eq!(account.left, BURST);
 }
 
+#[test]
+fn windows_may_be_updated_in_small_steps_however_large_the_frames_are() {
+    const STEP: u32 = 2 * 1024;
+    for length in [STEP, 16 * 1024, 64 * 1024, 1 << 20] {
+        let mut account = Account { left: 0, filled: Instant::now() };
+        for _ in 0..100 {
+            account.add(Head { length, kind: DATA, flags: 0 }.worth());
+            // Of the stream and of the connection, and a ping.
+            assert!((0..length / STEP * 2 + 1).all(|_| account.take(1)), "{length}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_is_sent_is_counted() {
     let (mut peer, mut guard) = guarded();

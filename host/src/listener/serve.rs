@@ -38,6 +38,9 @@ const SEND_BUFFER: usize = 64 * 1024;
 const MAX_UNSEEN_RESETS: usize = 20;
 const MAX_FORCED_RESETS: usize = 1024;
 
+/// For the first byte of a caller that has connected just before the listener ends.
+const ON_ITS_WAY: Duration = Duration::from_millis(100);
+
 /// Serves a caller until either side has had enough.
 pub(super) async fn serve(
     worker: Rc<Worker>,
@@ -48,6 +51,9 @@ pub(super) async fn serve(
 ) {
     let limits = worker.current().snapshot.config.limits.clone();
     drop(stream.set_nodelay(true));
+    if !speaks(&stream, limits.idle_timeout, drain.clone()).await {
+        return;
+    }
     let Ok(Ok((is_http2, read))) = timeout(limits.header_timeout, sniff(&mut stream)).await else { return };
     let caller = Caller { worker, listener, peer, client: peer.to_string().into(), limits, drain };
     if is_http2 { caller.http2(stream, read).await } else { caller.http1(stream, read).await }
@@ -136,6 +142,15 @@ impl Caller {
     fn refused(&self, why: impl std::fmt::Display) {
         self.worker.node.telemetry.metrics.error(ErrorKind::BadRequest.as_str());
         tracing::info!(client = &*self.client, listener = &*self.listener.sockets.name, "refused: {why}");
+    }
+}
+
+/// Waits for the first byte. Until then a connection is as idle as between two requests: pools open some in advance.
+async fn speaks(stream: &TcpStream, idle_timeout: Duration, mut drain: watch::Receiver<bool>) -> bool {
+    let within = async |patience| matches!(timeout(patience, stream.peek(&mut [0])).await, Ok(Ok(1)));
+    tokio::select! {
+        spoke = within(idle_timeout) => spoke,
+        _ = drain.wait_for(|drain| *drain) => within(ON_ITS_WAY).await,
     }
 }
 

@@ -14,6 +14,10 @@ use std::time::Duration;
 
 /// Connections that wait for a worker to accept them.
 const BACKLOG: i32 = 4096;
+/// Bytes of one connection that the kernel takes before they can be sent. It says that it has room for more only once a part
+/// of what it holds has gone, which may be megabytes otherwise: a caller that reads slowly would look like one that takes
+/// nothing.
+const UNSENT: u32 = 128 * 1024;
 /// For a handshake that has begun to end. Callers are near; and who comes meanwhile has to wait for a second.
 const HANDSHAKE: Duration = Duration::from_millis(1);
 
@@ -102,6 +106,8 @@ fn bind(mut address: SocketAddr, count: usize) -> io::Result<(SocketAddr, Vec<So
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(true)?;
         socket.set_nonblocking(true)?;
+        // Those that it accepts have it from here.
+        socket.set_tcp_notsent_lowat(UNSENT)?;
         socket.bind(&address.into())?;
         address = socket.local_addr()?.as_socket().unwrap_or(address);
         sockets.push(socket);

@@ -201,6 +201,13 @@ impl Directory {
         }
     }
 
+    /// A version is none to go back to.
+    pub fn forget(&mut self, name: &str, digest: &str) {
+        if let Some(file) = self.files.get_mut(name) {
+            file.history.forget(digest);
+        }
+    }
+
     /// Keeps what serves. Returns false if nothing does.
     pub fn pin(&mut self, name: &str) -> bool {
         self.files.get_mut(name).filter(|file| file.serving.is_some()).map(|file| file.pinned = true).is_some()

@@ -69,6 +69,11 @@ impl History {
         self.earlier.iter()
     }
 
+    /// An earlier version has proved to be bad.
+    pub fn forget(&mut self, digest: &str) {
+        self.earlier.retain(|earlier| *earlier.digest != *digest);
+    }
+
     /// One version takes the place of another.
     pub fn swap(&mut self, from: Option<Arc<Plugin>>, to: &Arc<Plugin>, generation: u64, why: Why) {
         self.swaps.push_front(Swap {

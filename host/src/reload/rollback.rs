@@ -43,6 +43,13 @@ impl Trials {
         self.0.insert(trial.plugin.name.to_string(), trial);
     }
 
+    /// The digest of a version that has failed already, and not often enough to be judged.
+    pub fn doubtful(&self, name: &str) -> Option<String> {
+        let trial = self.0.get(name).filter(|trial| !trial.is_last)?;
+        let has_failed = trial.plugin.traps.load(Ordering::Acquire) > trial.failures;
+        has_failed.then(|| trial.plugin.digest.to_string())
+    }
+
     pub fn end(&mut self, name: &str) {
         if let Some(trial) = self.0.remove(name) {
             trial.plugin.alarm.clear();

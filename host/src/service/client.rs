@@ -14,7 +14,7 @@ mod tests;
 
 pub use body::UpstreamBody;
 pub use connect::dial;
-pub use error::{SendError, SendFailure};
+pub use error::{SendError, SendFailure, root_cause};
 
 use super::ServiceOptions;
 use super::endpoint::Endpoint;
@@ -29,10 +29,14 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Bytes of a head or of trailers that an endpoint may send.
-const MAX_HEAD: usize = 128 * 1024;
+pub const MAX_HEAD: usize = 128 * 1024;
+/// Fields of one of them.
+pub const MAX_FIELDS: usize = 256;
+/// How long an endpoint that has answered may take to read the rest of the request.
+const REST_OF_REQUEST: Duration = Duration::from_secs(1);
 const QUEUE_FULL: &str = "the queue for a connection is full";
 
 /// A body that can be sent to an endpoint.

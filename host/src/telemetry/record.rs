@@ -117,7 +117,7 @@ pub struct Record {
     pub attributes: Vec<(String, String)>,
 }
 
-/// One try at one endpoint.
+/// One attempt at one endpoint.
 #[derive(Clone, Debug)]
 pub struct AttemptRecord {
     /// The endpoint's address.

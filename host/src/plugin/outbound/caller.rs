@@ -6,6 +6,7 @@ use crate::config::Protocol;
 use crate::plugin::Context;
 use crate::plugin::bindings::outbound::{Error, ErrorKind, Request, Response};
 use crate::service::Services;
+use crate::service::client::{MAX_FIELDS as MAX_ANSWER_FIELDS, MAX_HEAD, root_cause};
 use crate::telemetry::metrics::Metrics;
 use bytes::Bytes;
 use http::header::HOST;
@@ -26,9 +27,6 @@ const MAX_TIME: Duration = Duration::from_secs(10);
 const MAX_BODY: usize = 1024 * 1024;
 const MAX_FIELDS: usize = 100;
 const MAX_PATH: usize = 8 * 1024;
-/// Of an answer, in bytes and fields.
-const MAX_HEAD: u32 = 128 * 1024;
-const MAX_ANSWER_FIELDS: usize = 256;
 
 /// Makes the calls of one policy, and waits for them.
 #[derive(Debug, Clone)]
@@ -147,14 +145,14 @@ async fn exchange(address: &str, protocol: Protocol, request: http::Request<Full
     match protocol {
         Protocol::Http1 => {
             let mut builder = http1::Builder::new();
-            builder.max_headers(MAX_ANSWER_FIELDS).max_header_size(MAX_HEAD as usize);
+            builder.max_headers(MAX_ANSWER_FIELDS).max_header_size(MAX_HEAD);
             let (mut sender, connection) = builder.handshake(stream).await.map_err(broke)?;
             tokio::spawn(connection);
             receive(address, sender.send_request(request).await.map_err(broke)?).await
         }
         Protocol::Http2 => {
             let mut builder = http2::Builder::new(TokioExecutor::new());
-            builder.max_header_list_size(MAX_HEAD);
+            builder.max_header_list_size(MAX_HEAD as u32);
             let (mut sender, connection) = builder.handshake(stream).await.map_err(broke)?;
             tokio::spawn(connection);
             receive(address, sender.send_request(request).await.map_err(broke)?).await
@@ -189,11 +187,7 @@ async fn receive(address: &str, answer: http::Response<Incoming>) -> Result<Resp
 }
 
 fn broken(address: &str, error: &hyper::Error) -> Failed {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    failed(ErrorKind::Broken, format!("{address} broke off, or does not speak its protocol: {cause}"))
+    failed(ErrorKind::Broken, format!("{address} broke off, or does not speak its protocol: {}", root_cause(error)))
 }
 
 /// The word of the metrics.

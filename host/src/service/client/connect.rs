@@ -3,6 +3,7 @@
 use super::error::SendError;
 use super::slots::Slot;
 use prometheus_client::metrics::gauge::Gauge;
+use socket2::{SockRef, TcpKeepalive};
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -15,6 +16,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 /// Addresses of one name that are tried.
 const MAX_ADDRESSES: usize = 8;
+
+/// An endpoint that has acknowledged nothing for so long, neither data nor a probe, has vanished.
+const VANISHED: Duration = Duration::from_secs(30);
 
 /// Connects to `address`, "host:port", within `patience`.
 pub(super) async fn connect(address: &str, patience: Duration, slot: Slot, open: &Gauge) -> Result<Socket, SendError> {
@@ -40,6 +44,9 @@ async fn dial_any(address: &str, patience: Duration) -> io::Result<TcpStream> {
         }
     };
     stream.set_nodelay(true)?;
+    let socket = SockRef::from(&stream);
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(VANISHED).with_interval(VANISHED / 3))?;
+    socket.set_tcp_user_timeout(Some(VANISHED))?;
     Ok(stream)
 }
 

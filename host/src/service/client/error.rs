@@ -44,8 +44,8 @@ impl SendError {
         let exhausted = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
         let (failure, cause) = match error.kind() {
             io::ErrorKind::TimedOut => (SendFailure::ConnectTimeout, format!("no answer within {patience:?}")),
-            _ if exhausted => (SendFailure::Overload, root(error)),
-            _ => (SendFailure::Connect, root(error)),
+            _ if exhausted => (SendFailure::Overload, root_cause(error)),
+            _ => (SendFailure::Connect, root_cause(error)),
         };
         Self::new(failure, format!("cannot connect to {address}: {cause}")).unreached()
     }
@@ -57,7 +57,7 @@ impl SendError {
 
     /// The connection was closed before the request was written to it.
     pub(super) fn unsent(address: &str, error: &hyper::Error) -> Self {
-        let cause = root(error);
+        let cause = root_cause(error);
         let message = format!("{address} closed the connection before the request was sent: {cause}");
         Self::new(SendFailure::Reset, message).unreached()
     }
@@ -71,10 +71,10 @@ impl SendError {
     /// An HTTP/1.1 exchange broke after the request was, at least in part, written.
     pub(super) fn http1(address: &str, error: &hyper::Error) -> Self {
         if error.is_user() {
-            return Self::upload(address, root(error));
+            return Self::upload(address, root_cause(error));
         }
         if error.is_parse() {
-            return Self::malformed(address, "HTTP/1.1", root(error));
+            return Self::malformed(address, "HTTP/1.1", root_cause(error));
         }
         let message = if error.is_incomplete_message() {
             format!("{address} closed the connection before it answered")
@@ -98,7 +98,7 @@ impl SendError {
         match (cause.is_go_away(), cause.is_reset(), cause.is_remote()) {
             // h2 gives a stream the peer's GOAWAY only if the stream is above the last one that the peer took up.
             (true, _, true) => {
-                let message = format!("{address} is closing the connection: {}", root(cause));
+                let message = format!("{address} is closing the connection: {}", root_cause(cause));
                 Self::new(SendFailure::Reset, message).unreached()
             }
             (_, true, true) => {
@@ -106,12 +106,12 @@ impl SendError {
                     h2::Reason::HTTP_1_1_REQUIRED => SendFailure::Protocol,
                     _ => SendFailure::Reset,
                 };
-                let message = format!("{address} reset the stream: {}", root(cause));
+                let message = format!("{address} reset the stream: {}", root_cause(cause));
                 Self { reached: reason != h2::Reason::REFUSED_STREAM, ..Self::new(failure, message) }
             }
             // A reset that neither the peer nor h2 asked for: hyper's, when the body to be sent fails.
             (_, true, false) if !cause.is_library() => Self::upload(address, "the caller's body failed".to_owned()),
-            _ => Self::malformed(address, "HTTP/2", root(cause)),
+            _ => Self::malformed(address, "HTTP/2", root_cause(cause)),
         }
     }
 
@@ -127,7 +127,7 @@ impl SendError {
 }
 
 fn broken(address: &str, error: &hyper::Error) -> String {
-    format!("the connection to {address} broke: {}", root(error))
+    format!("the connection to {address} broke: {}", root_cause(error))
 }
 
 fn find_h2(error: &hyper::Error) -> Option<&h2::Error> {
@@ -140,7 +140,7 @@ fn causes<'error>(error: &'error (dyn Error + 'static)) -> impl Iterator<Item = 
 }
 
 /// The innermost cause, without the system's error number.
-fn root(error: &(dyn Error + 'static)) -> String {
+pub fn root_cause(error: &(dyn Error + 'static)) -> String {
     let text = causes(error).last().unwrap_or(error).to_string();
     match text.split_once(" (os error") {
         Some((words, _)) => words.to_ascii_lowercase(),

@@ -4,7 +4,7 @@ use super::body::{Hold, Recycle, UpstreamBody};
 use super::connect::connect;
 use super::error::SendError;
 use super::slots::{Slot, Slots};
-use super::{MAX_HEAD, Outgoing, QUEUE_FULL};
+use super::{MAX_FIELDS, MAX_HEAD, Outgoing, QUEUE_FULL, REST_OF_REQUEST};
 use crate::service::ServiceOptions;
 use crate::telemetry::metrics::handles::ServiceMetrics;
 use http::{Request, Response, StatusCode};
@@ -14,12 +14,9 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::timeout;
-
-/// Fields of one head or trailer section that an endpoint may send.
-const MAX_FIELDS: usize = 256;
 
 pub(super) struct Pool<B> {
     address: Arc<str>,
@@ -35,9 +32,6 @@ struct Idle<B> {
     connection: Rc<Connection<B>>,
     since: Instant,
 }
-
-/// How long an endpoint that has answered may take to read the rest of the request.
-const REST_OF_REQUEST: Duration = Duration::from_secs(1);
 
 /// Dropping it closes the connection, whatever the endpoint still has to read.
 struct Connection<B> {

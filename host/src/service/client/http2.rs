@@ -5,7 +5,7 @@ use super::body::{Hold, UpstreamBody};
 use super::connect::{Socket, connect};
 use super::error::SendError;
 use super::slots::{Slot, Slots};
-use super::{MAX_HEAD, Outgoing, QUEUE_FULL};
+use super::{MAX_HEAD, Outgoing, QUEUE_FULL, REST_OF_REQUEST};
 use crate::flood::{Guard, Peer};
 use crate::leash::leashed;
 use crate::service::ServiceOptions;
@@ -29,8 +29,10 @@ const MAX_CONNECTIONS: usize = 8;
 /// Bytes of one answer, and of all answers on a connection, that may be on their way before they are read.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
-/// A connection with streams on it is asked for a sign of life so often, and given up after this long without one.
-const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// A connection with streams on it is asked for a sign of life so often, and given up after this long without one. gRPC
+/// servers take more than one ping in 5 minutes without data for abuse (gRFC A8) and end the connection; that an endpoint
+/// has vanished is found out sooner by its socket.
+const PING_INTERVAL: Duration = Duration::from_secs(330);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Streams on a first connection until the endpoint's SETTINGS tell; RFC 9113 section 6.5.2 recommends to allow no fewer.
 const STREAMS_UNTIL_TOLD: usize = 100;
@@ -38,8 +40,6 @@ const STREAMS_UNTIL_TOLD: usize = 100;
 const SEND_BUFFER: usize = 64 * 1024;
 /// Streams of one connection that the endpoint makes the node reset by breaking the protocol, before it is closed.
 const MAX_FORCED_RESETS: usize = 1024;
-/// How long an endpoint that has answered may take to read the rest of a request.
-const REST_OF_REQUEST: Duration = Duration::from_secs(1);
 /// Connections that a request may find closed before it is sent, before that becomes its failure.
 const MAX_MOVES: usize = 3;
 
