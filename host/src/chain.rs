@@ -24,6 +24,8 @@ const MAX_ATTRIBUTE: usize = 8 * 1024;
 
 /// The most edits, and the most attributes, of one amendment.
 const MAX_EDITS: usize = 256;
+/// Bytes of all edits of one amendment, names and values.
+const MAX_EDIT_BYTES: usize = 64 * 1024;
 
 /// The fields of a request, an answer or a message, whatever the protocol.
 pub trait Metadata {
@@ -392,6 +394,14 @@ fn apply(edits: &[types::Edit], head: &mut impl Metadata) -> Result<(), String> 
     if edits.len() > MAX_EDITS {
         return Err(format!("it made more than {MAX_EDITS} edits"));
     }
+    let size = |edit: &types::Edit| match edit {
+        types::Edit::Set((name, value)) | types::Edit::Append((name, value)) => name.len() + value.len(),
+        types::Edit::Remove(name) => name.len(),
+    };
+    let bytes: usize = edits.iter().map(size).sum();
+    if bytes > MAX_EDIT_BYTES {
+        return Err(format!("its edits have {bytes} bytes; {MAX_EDIT_BYTES} are the most"));
+    }
     if edits.is_empty() { Ok(()) } else { head.edit(edits) }
 }
 
@@ -451,5 +461,20 @@ impl From<types::Reply> for Reply {
     fn from(reply: types::Reply) -> Self {
         let types::Reply { status, error, message, headers, body, grpc_status } = reply;
         Self { status, error, message, headers, body: body.map(Into::into), grpc_status }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exchange::NoHead;
+
+    #[test]
+    fn the_edits_of_one_amendment_are_bounded_in_number_and_together() {
+        let edits = |count, length| vec![types::Edit::Append(("a".into(), vec![b'x'; length])); count];
+        let refused = |edits: &[types::Edit]| apply(edits, &mut NoHead).unwrap_err();
+        assert!(apply(&edits(MAX_EDITS, 255), &mut NoHead).is_ok());
+        assert!(refused(&edits(MAX_EDITS + 1, 0)).contains("more than 256"));
+        assert!(refused(&edits(MAX_EDITS, 256)).contains("65792 bytes"));
     }
 }

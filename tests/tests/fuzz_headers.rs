@@ -123,7 +123,8 @@ async fn law(node: &Watched, a: &Edits, b: &Edits) -> Result<()> {
 
 /// Makes the edits as the contract says; false if one of them is not allowed.
 fn apply(fields: &mut Fields, edits: &[Edit]) -> bool {
-    if edits.len() > 256 || !edits.iter().all(is_allowed) {
+    let size = |edit: &Edit| edit.name.len() + if edit.kind == Kind::Remove { 0 } else { edit.value().len() };
+    if edits.len() > 256 || edits.iter().map(size).sum::<usize>() > 65_536 || !edits.iter().all(is_allowed) {
         return false;
     }
     for edit in edits {

@@ -111,6 +111,8 @@ async fn a_share_counts_once_there_were_enough_calls() -> Result {
     // The share is looked at with the next failure at the latest.
     provoke(&mut client, "trap").await?;
     until_live(&weir, &mut client, "good").await?;
+    // Counted right after the version is live.
+    settled(&weir).await?;
     assert_eq!(weir.metric(ROLLED_BACK).await, Some(1.0));
     Ok(())
 }
