@@ -50,8 +50,11 @@ fn starts_with(value: &Value, text: &str) -> bool {
 }
 
 async fn go_live(weir: &Weir, client: &mut Client, chameleon: &Chameleon, word: &str) -> Result {
+    let before = weir.plugin().await["digest"].clone();
     weir.drop_plugin(&chameleon.version(word), "chameleon");
-    until_live(weir, client, word).await
+    until_live(weir, client, word).await?;
+    weir.until("the page follows", async || weir.plugin().await["digest"] != before).await;
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
