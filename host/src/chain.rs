@@ -58,9 +58,6 @@ pub struct Chain {
     policies: Vec<Rc<BoundPolicy>>,
 }
 
-type Values<'a> = SmallVec<[Option<Cow<'a, [u8]>>; 8]>;
-type Borrowed<'a> = SmallVec<[Option<&'a [u8]>; 8]>;
-
 impl Chain {
     pub fn new(policies: Vec<Rc<BoundPolicy>>) -> Self {
         Self { policies }
@@ -135,7 +132,7 @@ impl Chain {
                 )?;
                 continue;
             }
-            if !bound.calls(Hook::OnRequest) {
+            if !bound.calls_now(Hook::OnRequest) {
                 continue;
             }
             let result = with_values(exchange, &bound.policy.needs.request, head, |exchange, values| {
@@ -405,31 +402,34 @@ fn apply(edits: &[types::Edit], head: &mut impl Metadata) -> Result<(), String> 
     if edits.is_empty() { Ok(()) } else { head.edit(edits) }
 }
 
-/// Calls a hook with the values of the fields that its policy declared.
+/// The length that stands for a field that is absent.
+const ABSENT: u32 = u32::MAX;
+
+/// Calls a hook with the values of the fields that its policy declared, packed as `fields` in `wit/types.wit` says.
 fn with_values<R>(
     exchange: &Exchange,
     fields: &[Field],
     head: &impl Metadata,
-    call: impl FnOnce(&Exchange, &[Option<&[u8]>]) -> R,
+    call: impl FnOnce(&Exchange, &[u8]) -> R,
 ) -> R {
-    if fields.is_empty() {
-        return call(exchange, &[]);
-    }
-    let attributes = &exchange.recording.record.attributes;
-    let values: Values<'_> = fields
-        .iter()
-        .map(|field| match field {
+    let mut packed: SmallVec<[u8; 1024]> = SmallVec::new();
+    for field in fields {
+        let value = match field {
             Field::Header(name) => head.header(name),
             // An earlier policy may have chosen another one than the route's.
             Field::Pseudo(Pseudo::Service) => Some(exchange.service.name.as_bytes().into()),
             Field::Pseudo(pseudo) => head.pseudo(*pseudo),
             Field::Attribute(name) => {
-                attributes.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value.as_bytes().into())
+                let mut attributes = exchange.recording.record.attributes.iter().rev();
+                attributes.find(|(known, _)| known == name).map(|(_, value)| value.as_bytes().into())
             }
-        })
-        .collect();
-    let borrowed: Borrowed<'_> = values.iter().map(Option::as_deref).collect();
-    call(exchange, &borrowed)
+        };
+        // What a head or an attribute may hold is far below 4 GiB.
+        let length = value.as_ref().map(|value| u32::try_from(value.len()).unwrap_or(ABSENT));
+        packed.extend_from_slice(&length.unwrap_or(ABSENT).to_le_bytes());
+        packed.extend_from_slice(value.as_deref().unwrap_or_default());
+    }
+    call(exchange, &packed)
 }
 
 fn view_of(outcome: &Outcome) -> types::Outcome {

@@ -1,19 +1,29 @@
 //! The node's monotonic clock, as policies see it.
 
-use std::sync::OnceLock;
+use nix::time::ClockId;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-static START: OnceLock<Instant> = OnceLock::new();
+/// The process's first look at the clock, in both forms.
+static START: LazyLock<(Instant, u64)> = LazyLock::new(|| (Instant::now(), monotonic()));
 
-/// Nanoseconds from the process's first look at the clock; never 0.
+/// Nanoseconds from the process's first look at the clock; never 0. Cheaper than an [`Instant`] to have, to keep and to
+/// subtract, which counts where it is asked for around each hook.
 pub fn now() -> u64 {
-    at(Instant::now())
+    monotonic().saturating_sub(START.1) + 1
 }
 
 /// An instant of `std`, in nanoseconds of [`now`].
 pub fn at(instant: Instant) -> u64 {
-    let start = *START.get_or_init(Instant::now);
-    nanos(instant.saturating_duration_since(start)) + 1
+    nanos(instant.saturating_duration_since(START.0)) + 1
+}
+
+/// The clock that an [`Instant`] is read from.
+fn monotonic() -> u64 {
+    ClockId::CLOCK_MONOTONIC.now().map_or(0, |time| {
+        let seconds = u64::try_from(time.tv_sec()).unwrap_or(0);
+        seconds.wrapping_mul(1_000_000_000).wrapping_add(u64::try_from(time.tv_nsec()).unwrap_or(0))
+    })
 }
 
 /// Nanoseconds since 1970.

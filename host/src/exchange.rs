@@ -25,6 +25,8 @@ pub struct Exchange {
     /// The number of the current attempt, from 1.
     pub attempt: u32,
     pub deadline: Option<Instant>,
+    /// The same as hooks are given it.
+    deadline_at: u64,
     pub attempt_timeout: Option<Duration>,
     pub recording: Recording,
     /// How it ends, for those that ask at the end: the record and `on-complete`.
@@ -65,6 +67,7 @@ impl Exchange {
             service,
             attempt: 0,
             deadline: None,
+            deadline_at: u64::MAX,
             attempt_timeout: None,
             recording,
             end: End::ClientLeft,
@@ -89,7 +92,7 @@ impl Exchange {
             route: self.route,
             service: self.service.id,
             attempt: self.attempt,
-            deadline: self.deadline.map_or(u64::MAX, clock::at),
+            deadline: self.deadline_at,
             memo: self.memos.get(policy).copied().unwrap_or(0),
         }
     }
@@ -122,6 +125,7 @@ impl Exchange {
             (Some(deadline), Some(ends)) => Some(deadline.min(ends)),
             (deadline, ends) => deadline.or(ends),
         };
+        self.deadline_at = self.deadline.map_or(u64::MAX, clock::at);
     }
 
     /// Begins an attempt that the chain has let pass.

@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use weir::app;
-use weir::config::{self, CapabilityKind, Config, PolicyLimits};
+use weir::config::{CapabilityKind, Config, Document, PolicyLimits};
 use weir::plugin::fields::Field;
 use weir::telemetry::host_log::HostLog;
 use weir::telemetry::metrics::Metrics;
 
 /// An exchange allocates a few dozen times, on the thread that frees it: what this allocator is best at.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// A node-local proxy whose every decision is a hot-reloadable WebAssembly policy.
 #[derive(Parser)]
@@ -68,14 +68,15 @@ fn main() -> ExitCode {
 }
 
 fn run(file: &Path) -> Result<()> {
-    let level = config::load(file).map(|config| config.log.level).unwrap_or_default();
+    let document = Document::load(file);
+    let level = document.as_ref().map(|document| document.config().log.level).unwrap_or_default();
     let metrics = Metrics::new();
     let _log = HostLog::start(level, metrics.log_lines_dropped("host"))?;
     let signals = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let _entered = signals.enter();
     // Before anything is served: a signal that comes early drains too.
     let stop = StopSignal::new()?;
-    let running = app::start(file, metrics, io::stdout())?;
+    let running = app::start_from(document?, file, metrics, io::stdout())?;
     tracing::info!(address = %running.admin, version = env!("CARGO_PKG_VERSION"), "ready; admin pages");
     signals.block_on(stop.received());
     tracing::info!("draining");
@@ -107,7 +108,7 @@ impl StopSignal {
 
 fn check(file: &Path) -> Result<()> {
     let config = app::check(file)?;
-    let Config { listeners, services, routes, policies, .. } = &config;
+    let Config { listeners, services, routes, policies, .. } = &*config;
     let (listeners, services, routes, policies) = (listeners.len(), services.len(), routes.len(), policies.len());
     writeln!(
         io::stdout().lock(),

@@ -57,24 +57,59 @@ pub enum ExchangeKind {
 #[derive(Debug, Clone, Default)]
 pub struct Fields {
     pub(crate) names: &'static [String],
-    pub(crate) values: Vec<Option<Vec<u8>>>,
+    /// As they crossed: for each a length in four bytes, the lowest first, and so many bytes.
+    pub(crate) packed: Vec<u8>,
 }
 
+/// The length of a field that is absent.
+const ABSENT: u32 = u32::MAX;
+
 impl Fields {
+    /// Packs values as the host does.
+    #[cfg(any(test, not(target_family = "wasm")))]
+    pub(crate) fn pack<'a>(names: &'static [String], values: impl Iterator<Item = Option<&'a [u8]>>) -> Self {
+        let mut packed = Vec::new();
+        for value in values {
+            packed.extend_from_slice(&value.map_or(ABSENT, |value| value.len() as u32).to_le_bytes());
+            packed.extend_from_slice(value.unwrap_or_default());
+        }
+        Self { names, packed }
+    }
+
     /// The value of a field. `None` if it is absent, or if the policy did not declare that it reads it.
     pub fn get(&self, name: &str) -> Option<&[u8]> {
-        let at = self.names.iter().position(|declared| declared == name)?;
+        let at = self.names.iter().position(|declared| same(declared.as_bytes(), name.as_bytes()))?;
         self.at(at)
     }
 
     /// The value of the field that was declared at this position, from 0.
     pub fn at(&self, position: usize) -> Option<&[u8]> {
-        self.values.get(position)?.as_deref()
+        let mut rest = self.packed.as_slice();
+        for _ in 0..position {
+            rest = split(rest)?.1;
+        }
+        split(rest)?.0
     }
 
     /// The value as text. `None` also where it is not UTF-8.
     pub fn text(&self, name: &str) -> Option<&str> {
         std::str::from_utf8(self.get(name)?).ok()
+    }
+}
+
+/// `==` is a call of libc's `memcmp`, which in WebAssembly goes byte by byte.
+fn same(a: &[u8], b: &[u8]) -> bool {
+    let ((words_of_a, a_rest), (words_of_b, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+    let words = || words_of_a.iter().zip(words_of_b).all(|(a, b)| u64::from_ne_bytes(*a) == u64::from_ne_bytes(*b));
+    a.len() == b.len() && words() && a_rest.iter().zip(b_rest).all(|(a, b)| a == b)
+}
+
+/// The first value, and those after it.
+fn split(packed: &[u8]) -> Option<(Option<&[u8]>, &[u8])> {
+    let (length, rest) = packed.split_first_chunk()?;
+    match u32::from_le_bytes(*length) {
+        ABSENT => Some((None, rest)),
+        length => rest.split_at_checked(length as usize).map(|(value, rest)| (Some(value), rest)),
     }
 }
 
@@ -235,7 +270,21 @@ mod tests {
 
     fn with_authorization(value: &str) -> Exchange {
         let names = Box::leak(Box::new(["authorization".to_owned()]));
-        Exchange { fields: Fields { names, values: vec![Some(value.into())] }, ..Exchange::default() }
+        Exchange { fields: Fields::pack(names, [Some(value.as_bytes())].into_iter()), ..Exchange::default() }
+    }
+
+    #[test]
+    fn each_field_is_found_at_its_place() {
+        let names = Box::leak(Box::new(["a", "b", "c", "d"].map(str::to_owned)));
+        let values = [Some(b"1".as_slice()), None, Some(b""), Some(b"\xff\xff\xff\xff")];
+        let fields = Fields::pack(names, values.into_iter());
+        assert_eq!([0, 1, 2, 3].map(|at| fields.at(at)), values);
+        assert_eq!(["a", "b", "c", "d"].map(|name| fields.get(name)), values);
+        assert_eq!((fields.at(4), fields.get("e")), (None, None));
+        for shorter in 0..fields.packed.len() {
+            let cut = Fields { names: fields.names, packed: fields.packed[..shorter].to_vec() };
+            assert!(cut.at(3).is_none_or(|value| value.len() < 4));
+        }
     }
 
     #[test]

@@ -13,6 +13,8 @@ use std::marker::PhantomData;
 use std::thread::LocalKey;
 use std::time::Duration;
 
+pub mod late;
+
 /// The policy of this instance, and the fields it asked for.
 #[derive(Debug)]
 pub struct Installed<P: 'static> {
@@ -58,8 +60,9 @@ impl<P: Component> bindings::base::exports::weir::policy::configure::Guest for E
         let problem =
             |error: Error| vec![wit::Problem { pointer: error.pointer().into(), message: error.message().into() }];
         let (policy, needs) = crate::policy::configure::<P>(&config).map_err(problem)?;
-        let Needs { request, response, skip } = needs;
-        let answer = wit::Needs { request: request.clone(), response: response.clone(), skip: occasions(skip) };
+        let Needs { request, response, skip, idle } = needs;
+        let idle = idle.map(|idle| wit::Idle { word: idle.word, skip: occasions(idle.skip) });
+        let answer = wit::Needs { request: request.clone(), response: response.clone(), skip: occasions(skip), idle };
         // An instance is configured once and lives as long as its memory, so leaking costs nothing.
         let installed = Installed { policy, request: Box::leak(request.into()), response: Box::leak(response.into()) };
         P::slot()
@@ -122,7 +125,7 @@ impl<P: Component> bindings::on_outcome::exports::weir::policy::on_outcome::Gues
             failure: outcome.failure.into(),
             latency: Duration::from_nanos(outcome.latency),
             repeatable: outcome.repeatable,
-            fields: Fields { names: this.response, values: fields },
+            fields: Fields { names: this.response, packed: fields },
         };
         let decision = match text(this.policy.on_outcome(&exchange, &outcome))? {
             Decision::Accept => wit::Decision::Accept,
@@ -137,7 +140,7 @@ impl<P: Component> bindings::on_response::exports::weir::policy::on_response::Gu
     fn on_response(exchange: wit::Exchange, fields: wit::Fields) -> Result<wit::Answer, String> {
         let this = installed::<P>()?;
         let exchange = Exchange::new(exchange, &[], Vec::new());
-        let response = Response { fields: Fields { names: this.response, values: fields } };
+        let response = Response { fields: Fields { names: this.response, packed: fields } };
         let verdict = text(this.policy.on_response(&exchange, &response))?;
         Ok(wit::Answer { verdict: verdict.into(), memo: exchange.memo() })
     }
@@ -187,7 +190,7 @@ impl<P: Component> bindings::tick::exports::weir::policy::tick::Guest for Export
 }
 
 impl Exchange {
-    fn new(exchange: wit::Exchange, names: &'static [String], values: wit::Fields) -> Self {
+    fn new(exchange: wit::Exchange, names: &'static [String], packed: wit::Fields) -> Self {
         Self {
             id: exchange.id,
             kind: match exchange.kind {
@@ -200,7 +203,7 @@ impl Exchange {
             attempt: exchange.attempt,
             deadline: exchange.deadline,
             memo: Cell::new(exchange.memo),
-            fields: Fields { names, values },
+            fields: Fields { names, packed },
         }
     }
 }

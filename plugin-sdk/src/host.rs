@@ -5,6 +5,8 @@ pub mod crypto;
 pub mod endpoints;
 pub mod metrics;
 pub mod outbound;
+#[cfg(any(test, target_family = "wasm"))]
+mod sequence;
 pub mod trace;
 
 #[cfg(target_family = "wasm")]
@@ -50,8 +52,11 @@ pub mod clock {
 
 /// Random numbers.
 pub mod random {
-    /// Not for secrets.
+    /// Not for secrets. The host begins the sequence of each instance, which then goes on by itself.
     pub fn next() -> u64 {
+        #[cfg(target_family = "wasm")]
+        return super::sequence::next();
+        #[cfg(not(target_family = "wasm"))]
         super::sys::random::next()
     }
 

@@ -35,6 +35,8 @@ mod exchange;
 #[doc(hidden)]
 pub mod export;
 pub mod host;
+#[cfg(any(test, all(target_family = "wasm", feature = "allocator")))]
+mod memory;
 #[doc(hidden)]
 pub mod policy;
 mod slots;
@@ -42,7 +44,7 @@ mod slots;
 pub mod testing;
 mod verdict;
 
-pub use crate::policy::{BodyOf, Needs, Policy, Skip};
+pub use crate::policy::{BodyOf, Idle, Needs, Policy, Skip};
 pub use error::{Error, Result};
 pub use exchange::{
     Completion, EndpointId, Exchange, ExchangeKind, Failure, Fields, Outcome, Response, RouteId, ServiceId,
@@ -54,6 +56,10 @@ pub use weir_sdk_macros::{Deserialize, JsonSchema, policy};
 
 #[doc(hidden)]
 pub use {schemars, serde, serde_json};
+
+#[cfg(all(target_family = "wasm", feature = "allocator"))]
+#[global_allocator]
+static ALLOCATOR: memory::Shelved<std::alloc::System> = memory::Shelved::new(std::alloc::System);
 
 /// Everything a policy usually needs.
 pub mod prelude {

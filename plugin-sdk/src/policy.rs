@@ -35,9 +35,25 @@ pub struct Needs {
     /// Response fields, for [`Outcome::field`] and [`Response::field`].
     pub response: Vec<String>,
     pub skip: Skip,
+    /// Set by [`Needs::skip_while_zero`].
+    pub idle: Option<Idle>,
+}
+
+/// What to skip while a shared word is 0.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Idle {
+    /// The name of a [`Word`](crate::host::cells::Word) of this policy.
+    pub word: String,
+    pub skip: Skip,
 }
 
 impl Needs {
+    /// Skips these occasions as long as the [`Word`](crate::host::cells::Word) of this name is 0, on whichever worker it is
+    /// changed. For policies that mostly have nothing to do: a breaker that is closed costs one look of the host.
+    pub fn skip_while_zero(&mut self, word: impl Into<String>, skip: Skip) {
+        self.idle = Some(Idle { word: word.into(), skip });
+    }
+
     /// Adds a request field.
     pub fn read(&mut self, field: impl Into<String>) {
         let field = field.into();
@@ -126,7 +142,7 @@ pub trait Described: Policy {
 pub fn configure<P: Described>(config: &[u8]) -> Result<(P, Needs)> {
     let mut policy: P = serde_json::from_slice(config).map_err(|error| Error::new(error.to_string()))?;
     let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-    let mut needs = Needs { request: owned(P::READS), response: owned(P::READS_RESPONSE), skip: Skip::default() };
+    let mut needs = Needs { request: owned(P::READS), response: owned(P::READS_RESPONSE), ..Needs::default() };
     policy.configure(&mut needs)?;
     Ok((policy, needs))
 }

@@ -25,8 +25,9 @@ pub mod fake;
 use crate::exchange::{
     Completion, EndpointId, Exchange, ExchangeKind, Failure, Fields, Outcome, Response, RouteId, ServiceId,
 };
+use crate::host::cells::Word;
 use crate::host::endpoints::Endpoint;
-use crate::policy::{BodyOf, Described, Needs, Skip};
+use crate::policy::{BodyOf, Described, Idle, Needs, Skip};
 use crate::verdict::{Attempt, BodyVerdict, Decision, Verdict};
 use crate::{Error, Result};
 use std::cell::{Cell, RefCell};
@@ -198,7 +199,7 @@ impl<P: Described> Harness<P> {
 
     /// This and the hooks below are not called where the policy asked to skip them, as in the host.
     pub fn on_request(&self, call: &Call) -> Result<Verdict> {
-        if self.needs.skip.on_request {
+        if self.skip().on_request {
             return Ok(Verdict::Proceed);
         }
         let verdict = self.in_exchange(call, |policy, exchange| policy.on_request(exchange))?;
@@ -231,7 +232,7 @@ impl<P: Described> Harness<P> {
     /// Begins the next attempt.
     pub fn on_attempt(&self, call: &Call, endpoint: u32) -> Result<Attempt> {
         call.attempt.set(call.attempt.get() + 1);
-        if self.needs.skip.on_attempt || self.skips_without_memo(call) {
+        if self.skip().on_attempt || self.skips_without_memo(call) {
             return Ok(Attempt::Proceed);
         }
         self.in_exchange(call, |policy, exchange| policy.on_attempt(exchange, EndpointId(endpoint)))
@@ -240,7 +241,7 @@ impl<P: Described> Harness<P> {
     pub fn on_outcome(&self, call: &Call, answer: Answer) -> Result<Decision> {
         let Answer { mut outcome, fields } = answer;
         let success = outcome.failure == Failure::None && outcome.status < 400 && outcome.grpc_status.unwrap_or(0) == 0;
-        let Skip { on_outcome, on_outcome_of_success, .. } = self.needs.skip;
+        let Skip { on_outcome, on_outcome_of_success, .. } = self.skip();
         if on_outcome || (success && on_outcome_of_success) || self.skips_without_memo(call) {
             return Ok(Decision::Accept);
         }
@@ -249,7 +250,7 @@ impl<P: Described> Harness<P> {
     }
 
     pub fn on_response(&self, call: &Call, answer: Answer) -> Result<Verdict> {
-        if self.needs.skip.on_response || self.skips_without_memo(call) {
+        if self.skip().on_response || self.skips_without_memo(call) {
             return Ok(Verdict::Proceed);
         }
         let response = Response { fields: self.response_fields(&answer.fields) };
@@ -261,7 +262,7 @@ impl<P: Described> Harness<P> {
     }
 
     pub fn on_complete(&self, call: &Call, completion: &Completion) {
-        if self.needs.skip.on_complete || self.skips_without_memo(call) {
+        if self.skip().on_complete || self.skips_without_memo(call) {
             return;
         }
         let complete = |policy: &P, exchange: &Exchange| {
@@ -278,7 +279,23 @@ impl<P: Described> Harness<P> {
     }
 
     fn skips_without_memo(&self, call: &Call) -> bool {
-        self.needs.skip.without_memo && call.memo() == 0
+        self.skip().without_memo && call.memo() == 0
+    }
+
+    /// What is skipped, as things are now.
+    fn skip(&self) -> Skip {
+        let idles = |idle: &&Idle| Word::open(&idle.word).is_ok_and(|word| word.load() == 0);
+        let idle = self.needs.idle.as_ref().filter(idles).map(|idle| idle.skip).unwrap_or_default();
+        let always = self.needs.skip;
+        Skip {
+            on_request: always.on_request || idle.on_request,
+            on_attempt: always.on_attempt || idle.on_attempt,
+            on_outcome: always.on_outcome || idle.on_outcome,
+            on_outcome_of_success: always.on_outcome_of_success || idle.on_outcome_of_success,
+            on_response: always.on_response || idle.on_response,
+            on_complete: always.on_complete || idle.on_complete,
+            without_memo: always.without_memo || idle.without_memo,
+        }
     }
 
     fn in_exchange<R>(&self, call: &Call, hook: impl FnOnce(&P, &Exchange) -> Result<R>) -> Result<R> {
@@ -286,6 +303,7 @@ impl<P: Described> Harness<P> {
             Some(attribute) => call.attribute(attribute).map(String::into_bytes),
             None => call.fields.get(name).cloned(),
         };
+        let values: Vec<Option<Vec<u8>>> = self.request.iter().map(value).collect();
         let exchange = Exchange {
             id: call.id,
             kind: call.kind,
@@ -294,7 +312,7 @@ impl<P: Described> Harness<P> {
             attempt: call.attempt.get(),
             deadline: call.deadline.unwrap_or_else(|| fake::with(|host| host.now) + 15_000_000_000),
             memo: call.memo.clone(),
-            fields: Fields { names: self.request, values: self.request.iter().map(value).collect() },
+            fields: Fields::pack(self.request, values.iter().map(Option::as_deref)),
         };
         let result = hook(&self.policy, &exchange);
         call.memo.set(exchange.memo());
@@ -302,6 +320,6 @@ impl<P: Described> Harness<P> {
     }
 
     fn response_fields(&self, fields: &BTreeMap<String, Vec<u8>>) -> Fields {
-        Fields { names: self.response, values: self.response.iter().map(|name| fields.get(name).cloned()).collect() }
+        Fields::pack(self.response, self.response.iter().map(|name| fields.get(name).map(Vec::as_slice)))
     }
 }

@@ -320,3 +320,24 @@ async fn state_survives_a_reload_of_plugin_and_configuration() -> Result {
     assert_eq!((upstream.request_count(), shown(&weir).await["state"].as_str()), (2, Some("open")));
     Ok(())
 }
+
+#[tokio::test]
+async fn a_closed_breaker_hears_of_successes_only_after_a_failure() -> Result {
+    let upstream = Upstream::start(200).await?;
+    let weir = start(&upstream, "scope = \"service\", trip = { consecutive-failures = 3 }");
+    let outcomes = || async {
+        let series = "weir_plugin_hook_calls_total{policy=\"breaker\",hook=\"on-outcome\"}";
+        weir.metric(series).await.unwrap_or(0.0) as u64
+    };
+    send(&weir, 20).await?;
+    assert_eq!(outcomes().await, 0, "nothing to forget");
+    for _ in 0..5 {
+        upstream.set(503);
+        send(&weir, 2).await?;
+        upstream.set(200);
+        assert_eq!(send(&weir, 3).await?, 0, "a success in between, on whichever worker, is heard");
+    }
+    // Two failures, and the success that makes up for them.
+    assert_eq!(outcomes().await, 5 * 3);
+    Ok(())
+}

@@ -1,5 +1,7 @@
 //! A policy on one worker: its instance, and what becomes of it.
 
+use crate::cells::{Cell as Shared, Kind};
+use crate::clock;
 use crate::plugin::bindings::{Hook, HookSet, Hooks, types};
 use crate::plugin::instance::{ConfigureError, HookError, Instance};
 use crate::plugin::outbound::{self, Caller};
@@ -9,6 +11,7 @@ use crate::telemetry::metrics::handles::HookMetrics;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use wasmtime::StoreContextMut;
 
@@ -19,7 +22,10 @@ pub struct BoundPolicy {
     calls: HookSet,
     slot: RefCell<Slot>,
     ticked: Cell<Option<Instant>>,
-    metrics: Vec<(Hook, HookMetrics)>,
+    /// By hook.
+    metrics: [Option<HookMetrics>; Hook::ALL.len()],
+    /// While this word is 0, these occasions are skipped as well.
+    idle: Option<(Arc<Shared>, types::Occasions)>,
     /// What makes the policy's own calls, where it ticks on a thread of its own.
     caller: Option<Caller>,
 }
@@ -74,12 +80,11 @@ impl BoundPolicy {
             }
         }
         let metrics = &policy.context.telemetry.metrics;
-        let metrics = Hook::ALL
-            .into_iter()
-            .filter(|hook| calls.has(*hook))
-            .map(|hook| (hook, metrics.hook(&policy.name, hook.name())))
-            .collect();
-        Self { policy, calls, slot: RefCell::default(), ticked: Cell::new(None), metrics, caller }
+        let metrics = Hook::ALL.map(|hook| calls.has(hook).then(|| metrics.hook(&policy.name, hook.name())));
+        // Without a cell it is called each time.
+        let cell = |name: &str| policy.context.cells.open(name, Kind::Word, clock::now()).ok();
+        let idle = policy.needs.idle.as_ref().and_then(|(word, skip)| Some((cell(word)?, *skip)));
+        Self { calls, slot: RefCell::default(), ticked: Cell::new(None), metrics, idle, caller, policy }
     }
 
     pub fn name(&self) -> &Arc<str> {
@@ -95,9 +100,20 @@ impl BoundPolicy {
         self.calls.has(hook)
     }
 
+    /// Whether a hook is called, as things are now.
+    pub fn calls_now(&self, hook: Hook) -> bool {
+        self.calls.has(hook) && !occasion(hook).is_some_and(|occasion| self.idles(occasion))
+    }
+
     /// Whether a hook after `on-request` is called in an exchange with this memo.
     pub fn calls_in(&self, hook: Hook, memo: u64) -> bool {
-        self.calls.has(hook) && (memo != 0 || !self.policy.needs.skips(types::Occasions::WITHOUT_MEMO))
+        self.calls_now(hook) && (memo != 0 || !self.policy.needs.skips(types::Occasions::WITHOUT_MEMO))
+    }
+
+    fn idles(&self, occasion: types::Occasions) -> bool {
+        self.idle.as_ref().is_some_and(|(cell, skip)| {
+            skip.contains(occasion) && cell.word().is_some_and(|word| word.load(Ordering::SeqCst) == 0)
+        })
     }
 
     /// The largest body that the policy wants to see, where it wants to see bodies.
@@ -121,11 +137,16 @@ impl BoundPolicy {
     }
 
     pub fn ignores_success(&self) -> bool {
-        self.policy.needs.skips(types::Occasions::ON_OUTCOME_OF_SUCCESS)
+        let success = types::Occasions::ON_OUTCOME_OF_SUCCESS;
+        self.policy.needs.skips(success) || self.idles(success)
+    }
+
+    fn metrics(&self, hook: Hook) -> Option<&HookMetrics> {
+        self.metrics.get(hook as usize)?.as_ref()
     }
 
     pub fn error(&self, hook: Hook, message: String) -> PolicyError {
-        if let Some((_, metrics)) = self.metrics.iter().find(|(of, _)| *of == hook) {
+        if let Some(metrics) = self.metrics(hook) {
             metrics.failed();
         }
         PolicyError { policy: self.policy.name.clone(), hook, message }
@@ -147,11 +168,11 @@ impl BoundPolicy {
         let mut slot = self.slot.borrow_mut();
         let result = match slot.ready(&self.policy, self.caller.as_ref()) {
             Ok(instance) => {
-                let started = Instant::now();
+                let started = clock::now();
                 let cpu = if hook == Hook::OnEndpoints { SETUP_CPU } else { Duration::ZERO };
                 let result = instance.call(cpu, run);
-                if let Some((_, metrics)) = self.metrics.iter().find(|(of, _)| *of == hook) {
-                    metrics.called(started.elapsed());
+                if let Some(metrics) = self.metrics(hook) {
+                    metrics.called(clock::now().saturating_sub(started));
                 }
                 result
             }
@@ -178,7 +199,7 @@ impl BoundPolicy {
             return Ok(());
         }
         let set = service.endpoints();
-        let now = crate::clock::now();
+        let now = clock::now();
         let list: Vec<types::Endpoint> = set
             .iter()
             .map(|endpoint| types::Endpoint {

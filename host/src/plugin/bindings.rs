@@ -11,6 +11,9 @@ pub use self::weir::policy::types;
 pub use self::weir::policy::{cells, clock, crypto, endpoints, log, metrics, names, outbound, random, trace};
 
 use super::imports::State;
+use std::mem::MaybeUninit;
+use wasmtime::ValRaw;
+use wasmtime::component::__internal::{CanonicalAbiInfo, InstanceType, InterfaceType, LowerContext};
 use wasmtime::component::{
     Component, ComponentExportIndex, ComponentNamedList, ComponentType, Func, Instance, Lift, Lower, TypedFunc,
 };
@@ -19,9 +22,6 @@ use wasmtime::{Store, StoreContextMut};
 /// The version of the contract that this host speaks.
 pub const PACKAGE: &str = "weir:policy";
 pub const VERSION: &str = "0.1.0";
-
-/// The fields given to a hook, borrowed from the exchange.
-pub type Values<'a> = &'a [Option<&'a [u8]>];
 
 #[derive(Debug, Clone, ComponentType, Lift)]
 #[component(record)]
@@ -130,6 +130,46 @@ impl Exports {
     }
 }
 
+/// A list given to a hook. An empty one, which most are, is not worth a call of the guest's allocator.
+#[derive(Clone, Copy)]
+struct Given<'a, T>(&'a [T]);
+
+// SAFETY: a list in every respect, as far as types and layouts go.
+unsafe impl<T: ComponentType> ComponentType for Given<'_, T> {
+    type Lower = <[T] as ComponentType>::Lower;
+    const ABI: CanonicalAbiInfo = <[T] as ComponentType>::ABI;
+
+    fn typecheck(ty: &InterfaceType, types: &InstanceType<'_>) -> wasmtime::Result<()> {
+        <[T] as ComponentType>::typecheck(ty, types)
+    }
+}
+
+// SAFETY: what is written is what a list writes. An empty one is at an address that is aligned, and within any memory,
+// which is all that the canonical ABI asks of it.
+unsafe impl<T: Lower> Lower for Given<'_, T> {
+    fn linear_lower_to_flat<U>(
+        &self,
+        context: &mut LowerContext<'_, U>,
+        ty: InterfaceType,
+        target: &mut MaybeUninit<Self::Lower>,
+    ) -> wasmtime::Result<()> {
+        if self.0.is_empty() {
+            target.write([ValRaw::u32(T::ALIGN32), ValRaw::u32(0)]);
+            return Ok(());
+        }
+        self.0.linear_lower_to_flat(context, ty, target)
+    }
+
+    fn linear_lower_to_memory<U>(
+        &self,
+        context: &mut LowerContext<'_, U>,
+        ty: InterfaceType,
+        offset: usize,
+    ) -> wasmtime::Result<()> {
+        self.0.linear_lower_to_memory(context, ty, offset)
+    }
+}
+
 type Described = (Description,);
 type Configured = (Result<types::Needs, Vec<types::Problem>>,);
 type Answered = (Result<types::Answer, String>,);
@@ -187,7 +227,7 @@ where
 
 impl Hooks {
     pub fn bind(exports: &Exports, instance: &Instance, store: &mut Store<State>) -> wasmtime::Result<Self> {
-        type V = Values<'static>;
+        type V = Given<'static, u8>;
         Ok(Self {
             describe: checked::<(), Described>(exports, Hook::Describe, instance, store)?,
             configure: checked::<(&'static [u8],), Configured>(exports, Hook::Configure, instance, store)?,
@@ -198,7 +238,7 @@ impl Hooks {
                 instance,
                 store,
             )?,
-            pick: checked::<(types::Exchange, &'static [u32], V), Picked>(exports, Hook::Pick, instance, store)?,
+            pick: checked::<(types::Exchange, Given<'static, u32>, V), Picked>(exports, Hook::Pick, instance, store)?,
             on_attempt: checked::<(types::Exchange, u32, V), Attempted>(exports, Hook::OnAttempt, instance, store)?,
             on_outcome: checked::<(types::Exchange, types::Outcome, V), Decided>(
                 exports,
@@ -239,9 +279,9 @@ impl Hooks {
         &self,
         store: StoreContextMut<'_, State>,
         exchange: types::Exchange,
-        fields: Values<'_>,
+        fields: &[u8],
     ) -> wasmtime::Result<Result<types::Answer, String>> {
-        call::<_, Answered>(self.on_request, Hook::OnRequest, store, (exchange, fields)).map(|(answer,)| answer)
+        call::<_, Answered>(self.on_request, Hook::OnRequest, store, (exchange, Given(fields))).map(|(answer,)| answer)
     }
 
     pub fn on_endpoints(
@@ -258,9 +298,9 @@ impl Hooks {
         store: StoreContextMut<'_, State>,
         exchange: types::Exchange,
         tried: &[u32],
-        fields: Values<'_>,
+        fields: &[u8],
     ) -> wasmtime::Result<Result<Option<u32>, String>> {
-        call::<_, Picked>(self.pick, Hook::Pick, store, (exchange, tried, fields)).map(|(answer,)| answer)
+        call::<_, Picked>(self.pick, Hook::Pick, store, (exchange, Given(tried), Given(fields))).map(|(answer,)| answer)
     }
 
     pub fn on_attempt(
@@ -268,9 +308,9 @@ impl Hooks {
         store: StoreContextMut<'_, State>,
         exchange: types::Exchange,
         endpoint: u32,
-        fields: Values<'_>,
+        fields: &[u8],
     ) -> wasmtime::Result<Result<types::AttemptAnswer, String>> {
-        call::<_, Attempted>(self.on_attempt, Hook::OnAttempt, store, (exchange, endpoint, fields))
+        call::<_, Attempted>(self.on_attempt, Hook::OnAttempt, store, (exchange, endpoint, Given(fields)))
             .map(|(answer,)| answer)
     }
 
@@ -279,18 +319,20 @@ impl Hooks {
         store: StoreContextMut<'_, State>,
         exchange: types::Exchange,
         outcome: types::Outcome,
-        fields: Values<'_>,
+        fields: &[u8],
     ) -> wasmtime::Result<Result<types::DecisionAnswer, String>> {
-        call::<_, Decided>(self.on_outcome, Hook::OnOutcome, store, (exchange, outcome, fields)).map(|(answer,)| answer)
+        call::<_, Decided>(self.on_outcome, Hook::OnOutcome, store, (exchange, outcome, Given(fields)))
+            .map(|(answer,)| answer)
     }
 
     pub fn on_response(
         &self,
         store: StoreContextMut<'_, State>,
         exchange: types::Exchange,
-        fields: Values<'_>,
+        fields: &[u8],
     ) -> wasmtime::Result<Result<types::Answer, String>> {
-        call::<_, Answered>(self.on_response, Hook::OnResponse, store, (exchange, fields)).map(|(answer,)| answer)
+        call::<_, Answered>(self.on_response, Hook::OnResponse, store, (exchange, Given(fields)))
+            .map(|(answer,)| answer)
     }
 
     pub fn on_body(

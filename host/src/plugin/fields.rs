@@ -64,11 +64,13 @@ pub struct Needs {
     pub request: Vec<Field>,
     pub response: Vec<Field>,
     pub skip: types::Occasions,
+    /// Skipped as well while the word of this name is 0.
+    pub idle: Option<(String, types::Occasions)>,
 }
 
 impl Default for Needs {
     fn default() -> Self {
-        Self { request: Vec::new(), response: Vec::new(), skip: types::Occasions::empty() }
+        Self { request: Vec::new(), response: Vec::new(), skip: types::Occasions::empty(), idle: None }
     }
 }
 
@@ -79,6 +81,7 @@ impl Needs {
             request: fields(&needs.request, &Pseudo::REQUEST)?,
             response: fields(&needs.response, &Pseudo::RESPONSE)?,
             skip: needs.skip,
+            idle: needs.idle.as_ref().map(|idle| (idle.word.clone(), idle.skip)),
         })
     }
 

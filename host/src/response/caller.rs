@@ -3,7 +3,6 @@
 use super::is_grpc;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
-use rand::Rng;
 
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -44,17 +43,9 @@ fn given_id(headers: &HeaderMap) -> Option<&HeaderValue> {
 
 /// A random UUID (RFC 9562, section 5.4), which is what tools that look for request ids expect.
 fn new_id() -> HeaderValue {
-    const VERSION: u128 = 0x4 << 76;
-    const VARIANT: u128 = 0b10 << 62;
-    let random: u128 = rand::rng().random();
-    let number = random & !(0xf << 76) & !(0b11 << 62) | VERSION | VARIANT;
-    let mut text = [b'-'; 36];
-    let digits = text.iter_mut().enumerate().filter(|(at, _)| !matches!(at, 8 | 13 | 18 | 23));
-    for ((_, place), digit) in digits.zip((0..32).rev()) {
-        let digit = (number >> (digit * 4)) as u8 & 0xf;
-        *place = digit + if digit < 10 { b'0' } else { b'a' - 10 };
-    }
-    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("-"))
+    let id = uuid::Builder::from_random_bytes(rand::random()).into_uuid();
+    let mut text = uuid::Uuid::encode_buffer();
+    HeaderValue::from_str(id.as_hyphenated().encode_lower(&mut text)).unwrap_or(HeaderValue::from_static("-"))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ pub mod handles;
 pub mod policy;
 pub mod series;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -20,9 +20,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-use self::handles::{EndpointMetrics, HookMetrics, ListenerMetrics, RouteMetrics, ServiceMetrics};
+use self::handles::{EndpointMetrics, HookMetrics, ListenerMetrics, RouteMetrics, ServiceMetrics, WorkerMetrics};
 use self::policy::PolicyMetrics;
-use self::series::{Latency, Seconds, Series};
+use self::series::{Latency, Seconds, Series, Tally};
 use super::record::Kind;
 
 /// Content type of [`Metrics::encode`] (OpenMetrics 1.0, "Protocol Negotiation").
@@ -53,6 +53,7 @@ labels! {
     ReloadLabels { what: &'static str, result: &'static str }
     LogLabels { log: &'static str }
     LoadLabels { source: &'static str }
+    WorkerLabels { worker: usize }
 }
 
 /// The classes of a response, in the order of [`RouteMetrics::by_class`].
@@ -104,6 +105,9 @@ struct Families {
     upstream_open: Series<ServiceLabels, Gauge>,
     upstream_idle: Series<ServiceLabels, Gauge>,
     log_lines_dropped: Series<LogLabels, Counter>,
+    worker_begun: Series<WorkerLabels, Tally>,
+    worker_ended: Series<WorkerLabels, Tally>,
+    worker_taken_over: Series<WorkerLabels, Tally>,
 }
 
 /// Registers families while [`Metrics`] is built.
@@ -120,7 +124,7 @@ impl Builder {
 
     fn series<K, M>(&mut self, name: &str, help: &str) -> Series<K, M>
     where
-        K: EncodeLabelSet + Ord + Send + Sync + Debug + 'static,
+        K: EncodeLabelSet + Ord + Clone + Send + Sync + Debug + 'static,
         M: EncodeMetric + TypedMetric + Clone + Default + Send + Sync + Debug + 'static,
     {
         let series = Series::new(&self.surplus);
@@ -168,6 +172,9 @@ impl Metrics {
             upstream_open: build.series("upstream_connections", "Open connections to a service's endpoints"),
             upstream_idle: build.series("upstream_connections_idle", "Open connections to a service's endpoints that wait in a pool"),
             log_lines_dropped: build.series("log_lines_dropped", "Log lines lost because the reader of the log was too slow"),
+            worker_begun: build.series("worker_exchanges", "Exchanges that a worker began to run"),
+            worker_ended: build.series("worker_exchanges_ended", "Exchanges that a worker has run to their end"),
+            worker_taken_over: build.series("worker_streams_taken_over", "HTTP/2 streams that a worker ran for the connection of a busier one"),
         };
         let policies = PolicyMetrics::default();
         build.registry.register_collector(Box::new(policies.clone()));
@@ -240,6 +247,16 @@ impl Metrics {
         ListenerMetrics {
             open: self.families.downstream_open.get(labels.clone()),
             accepted: self.families.downstream_accepted.get(labels),
+        }
+    }
+
+    /// What a worker counts.
+    pub fn worker(&self, worker: usize) -> WorkerMetrics {
+        let labels = WorkerLabels { worker };
+        WorkerMetrics {
+            begun: self.families.worker_begun.get(labels.clone()),
+            ended: self.families.worker_ended.get(labels.clone()),
+            taken_over: self.families.worker_taken_over.get(labels),
         }
     }
 
@@ -328,61 +345,45 @@ impl Metrics {
     ///
     /// Exchanges that still run on an older generation keep their handles, which are then no longer
     /// exposed.
-    pub fn retain(&self, live: &Live) {
+    pub fn retain(&self, live: &impl Live) {
         let all = &self.families;
-        all.exchanges.retain(|labels| live.route(labels.kind, &labels.route));
-        all.exchange_duration.retain(|labels| live.route(labels.kind, &labels.route));
-        all.in_flight.retain(|labels| live.route(labels.kind, &labels.route));
-        all.retries.retain(|labels| live.route(labels.kind, &labels.route));
+        // The empty name is of exchanges that matched no route.
+        let route = |kind, route: &str| route.is_empty() || live.route(kind, route);
+        all.exchanges.retain(|labels| route(labels.kind, &labels.route));
+        all.exchange_duration.retain(|labels| route(labels.kind, &labels.route));
+        all.in_flight.retain(|labels| route(labels.kind, &labels.route));
+        all.retries.retain(|labels| route(labels.kind, &labels.route));
         all.attempts.retain(|labels| live.endpoint(&labels.service, &labels.endpoint));
-        all.attempt_duration.retain(|labels| live.services.contains(&labels.service));
-        all.upstream_open.retain(|labels| live.services.contains(&labels.service));
-        all.upstream_idle.retain(|labels| live.services.contains(&labels.service));
+        all.attempt_duration.retain(|labels| live.service(&labels.service));
+        all.upstream_open.retain(|labels| live.service(&labels.service));
+        all.upstream_idle.retain(|labels| live.service(&labels.service));
         all.breaker_transitions.retain(|labels| {
-            let wider = labels.endpoint.is_empty() && live.services.contains(&labels.service);
-            live.policies.contains(&labels.policy) && (wider || live.endpoint(&labels.service, &labels.endpoint))
+            let wider = labels.endpoint.is_empty() && live.service(&labels.service);
+            live.policy(&labels.policy) && (wider || live.endpoint(&labels.service, &labels.endpoint))
         });
-        all.breaker_rejections
-            .retain(|labels| live.policies.contains(&labels.policy) && live.services.contains(&labels.service));
-        all.hook_calls.retain(|labels| live.policies.contains(&labels.policy));
-        all.hook_time.retain(|labels| live.policies.contains(&labels.policy));
-        all.hook_errors.retain(|labels| live.policies.contains(&labels.policy));
-        all.capability_denied.retain(|labels| live.policies.contains(&labels.policy));
-        all.outbound_calls.retain(|labels| live.policies.contains(&labels.policy));
-        all.downstream_open.retain(|labels| live.listeners.contains(&labels.listener));
-        all.downstream_accepted.retain(|labels| live.listeners.contains(&labels.listener));
-        all.traps.retain(|labels| live.plugins.contains(&labels.plugin));
-        all.rollbacks.retain(|labels| live.plugins.contains(&labels.plugin));
-        self.policies.retain(|policy| live.policies.contains(policy));
+        all.breaker_rejections.retain(|labels| live.policy(&labels.policy) && live.service(&labels.service));
+        all.hook_calls.retain(|labels| live.policy(&labels.policy));
+        all.hook_time.retain(|labels| live.policy(&labels.policy));
+        all.hook_errors.retain(|labels| live.policy(&labels.policy));
+        all.capability_denied.retain(|labels| live.policy(&labels.policy));
+        all.outbound_calls.retain(|labels| live.policy(&labels.policy));
+        all.downstream_open.retain(|labels| live.listener(&labels.listener));
+        all.downstream_accepted.retain(|labels| live.listener(&labels.listener));
+        all.traps.retain(|labels| live.plugin(&labels.plugin));
+        all.rollbacks.retain(|labels| live.plugin(&labels.plugin));
+        self.policies.retain(|policy| live.policy(policy));
     }
 }
 
 /// What a configuration names, for [`Metrics::retain`].
-#[derive(Debug, Default)]
-pub struct Live {
-    /// Routes, and channels for publishes and deliveries.
-    pub routes: HashSet<(Kind, Arc<str>)>,
-    /// Services.
-    pub services: HashSet<Arc<str>>,
-    /// Endpoints, each with its service before it.
-    pub endpoints: HashSet<(Arc<str>, Arc<str>)>,
-    /// Listeners.
-    pub listeners: HashSet<Arc<str>>,
-    /// Policies.
-    pub policies: HashSet<Arc<str>>,
-    /// Plugins.
-    pub plugins: HashSet<Arc<str>>,
-}
-
-impl Live {
-    fn route(&self, kind: Kind, route: &Arc<str>) -> bool {
-        route.is_empty() || self.routes.contains(&(kind, Arc::clone(route)))
-    }
-
-    fn endpoint(&self, service: &Arc<str>, endpoint: &Arc<str>) -> bool {
-        let endpoint = (Arc::clone(service), Arc::clone(endpoint));
-        self.endpoints.contains(&endpoint)
-    }
+pub trait Live {
+    /// A route, or a channel for publishes and deliveries.
+    fn route(&self, kind: Kind, name: &str) -> bool;
+    fn service(&self, name: &str) -> bool;
+    fn endpoint(&self, service: &str, address: &str) -> bool;
+    fn listener(&self, name: &str) -> bool;
+    fn policy(&self, name: &str) -> bool;
+    fn plugin(&self, name: &str) -> bool;
 }
 
 #[cfg(test)]

@@ -58,6 +58,9 @@ const HOOKS: [Hook; 9] = [
     Hook { name: "tick", inputs: 0, signature: "fn tick(&self)" },
 ];
 
+/// Hooks whose answers are freed late, by `weir_sdk::export::late`.
+const LATE: [&str; 5] = ["on_request", "pick", "on_attempt", "on_outcome", "on_response"];
+
 /// What can be read beside headers and trailers, as in `wit/types.wit`.
 const OF_REQUEST: [&str; 8] =
     [":method", ":path", ":authority", ":protocol", ":peer", ":identity", ":service", ":route"];
@@ -189,7 +192,8 @@ pub fn expand(arguments: Arguments, item: Item) -> Result<TokenStream> {
     let hooks = HOOKS.iter().map(|hook| hook.name).filter(|hook| written(hook).is_some());
     let exports = std::iter::once("base").chain(hooks).map(|hook| {
         let module = format_ident!("{hook}");
-        quote!(::weir_sdk::bindings::#module::export!(WeirComponent with_types_in ::weir_sdk::bindings::#module);)
+        let path = if LATE.contains(&hook) { quote!(export::late) } else { quote!(bindings) };
+        quote!(::weir_sdk::bindings::#module::export!(WeirComponent with_types_in ::weir_sdk::#path::#module);)
     });
 
     Ok(quote! {

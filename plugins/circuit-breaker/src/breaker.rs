@@ -6,11 +6,17 @@ use std::cell::Cell;
 use weir_sdk::host::cells::{Window, Word};
 use weir_sdk::prelude::*;
 
+/// The name of the word that counts the breakers with something to do: those that are not closed, or closed after a
+/// failure. While it is 0 a success changes nothing, where failures in a row are counted.
+pub const AT_WORK: &str = "at-work";
+
 /// One breaker, as this instance sees it: the cells are shared with all others.
 pub struct Breaker {
     /// Tells its name from others.
     pub tag: u32,
     pub word: Word,
+    /// The one of [`AT_WORK`].
+    pub at_work: Word,
     /// Counts calls while the breaker is closed, where a rate trips it.
     pub window: Option<Window>,
     pub subject: Cell<Subject>,
@@ -124,11 +130,25 @@ impl Breaker {
     /// Changes the state by compare-exchange. Only who changes it gets the state after.
     pub fn change(&self, next: impl Fn(State) -> Option<State>) -> (State, Option<State>) {
         let mut after = None;
+        // Counted among those at work before the state says so, and until it no longer does: a breaker that has something
+        // to do is told, even if this instance ends on the way.
+        let mut counted: u64 = 0;
         let (before, _) = self.word.update(|word| {
-            after = next(word.into());
+            let state = State::from(word);
+            after = next(state);
+            if counted == 0 && after.is_some_and(|after| state.is_at_rest() && !after.is_at_rest()) {
+                self.at_work.fetch_add(1);
+                counted = 1;
+            }
             after.map(u64::from)
         });
-        (before.into(), after)
+        let before = State::from(before);
+        let (was, is) = (before.is_at_rest(), after.unwrap_or(before).is_at_rest());
+        let due = u64::from(!is).wrapping_sub(u64::from(!was));
+        if due != counted {
+            self.at_work.fetch_add(due.wrapping_sub(counted));
+        }
+        (before, after)
     }
 
     fn clear(&self) {

@@ -9,12 +9,13 @@ mod state;
 mod tests;
 mod values;
 
-use breaker::Leave;
+use breaker::{AT_WORK, Leave};
 use failures::FailuresOn;
 use places::{Places, Scope};
 use rules::{HalfOpen, Rules, Trip, within};
 use state::Ticket;
 use std::cell::RefCell;
+use weir_sdk::Skip;
 use weir_sdk::prelude::*;
 
 /// A circuit breaker: closed while calls succeed, open when too many of them failed, half-open while it tries whether
@@ -80,6 +81,9 @@ impl Policy for CircuitBreaker {
             }
             field.make_ascii_lowercase();
             needs.read(field.as_str());
+        }
+        if self.rules.ignore_successes_at_rest() && self.slow_call.is_none() {
+            needs.skip_while_zero(AT_WORK, Skip { on_outcome_of_success: true, ..Skip::default() });
         }
         Ok(())
     }

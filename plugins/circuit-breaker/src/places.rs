@@ -1,7 +1,7 @@
 //! Which breaker an attempt belongs to. Breakers are found by the numbers of services, routes and endpoints, and their
 //! cells by names, which stay the same over workers and reloads.
 
-use crate::breaker::{Breaker, Subject};
+use crate::breaker::{AT_WORK, Breaker, Subject};
 use crate::rules;
 use crate::state::{TAG, Ticket};
 use crate::values::{Values, fnv};
@@ -35,6 +35,7 @@ const MAX_NAME: usize = 200;
 #[derive(Default)]
 pub struct Places {
     window: Option<rules::Window>,
+    at_work: Option<Word>,
     breakers: Vec<Breaker>,
     by_name: BTreeMap<String, u32>,
     /// By service and endpoint.
@@ -183,10 +184,15 @@ impl Places {
             Some(rules::Window::Calls(size)) => Some(Window::of_count(&cell, size)?),
             Some(rules::Window::Time(span)) => Some(Window::of_time(&cell, span)?),
         };
+        let at_work = match self.at_work {
+            Some(word) => word,
+            None => *self.at_work.insert(Word::open(AT_WORK)?),
+        };
         let index = self.breakers.len() as u32;
         self.breakers.push(Breaker {
             tag: hash as u32 & TAG,
             word: Word::open(&cell)?,
+            at_work,
             window,
             subject: Cell::new(subject),
             scope,

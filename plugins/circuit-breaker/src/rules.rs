@@ -90,6 +90,11 @@ impl Default for Rules {
 }
 
 impl Rules {
+    /// Whether a success means nothing to a closed breaker that has seen no failure.
+    pub fn ignore_successes_at_rest(&self) -> bool {
+        matches!(self.trip, Limit::Consecutive(_))
+    }
+
     pub fn new(trip: &Trip, slow_call_rate: Option<u32>, open_for: Duration, half_open: &HalfOpen) -> Result<Self> {
         within("/open-for", open_for, Duration::from_millis(10)..=Duration::from_secs(3600))?;
         let trip = trip.limit(slow_call_rate)?;

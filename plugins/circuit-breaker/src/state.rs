@@ -52,6 +52,11 @@ pub fn overdue(since: u16, now: u64, limit: u64) -> bool {
 }
 
 impl State {
+    /// Closed, and nothing to forget.
+    pub fn is_at_rest(self) -> bool {
+        self.phase == Phase::Closed { failures: 0 }
+    }
+
     /// The next epoch.
     pub fn to(self, phase: Phase) -> Self {
         Self { epoch: (self.epoch + 1) & EPOCH, phase }

@@ -313,6 +313,26 @@ fn a_trial_that_tells_nothing_gives_its_permit_back() {
 }
 
 #[test]
+fn breakers_at_work_are_those_that_are_not_closed_or_have_failures_to_forget() {
+    let policy = breaker(json!({ "trip": { "consecutive-failures": 2 } }));
+    let at_work = || weir_sdk::host::cells::Word::open(breaker::AT_WORK).unwrap().load();
+    let at = |endpoint, answer| end(&policy, &admitted_at(&policy, Call::new(), endpoint).unwrap(), answer);
+    at(0, ok());
+    assert_eq!(at_work(), 0);
+    at(0, failed());
+    at(1, failed());
+    assert_eq!(at_work(), 2);
+    at(0, ok());
+    assert_eq!(at_work(), 1, "the failure is forgotten");
+    at(1, failed());
+    assert!(admitted_at(&policy, Call::new(), 1).is_none());
+    assert_eq!(at_work(), 1, "it is open");
+    wait(&policy, 10_000);
+    at(1, ok());
+    assert_eq!(at_work(), 0, "and closed again");
+}
+
+#[test]
 fn an_attempt_ends_once() {
     let policy = breaker(json!({ "trip": { "consecutive-failures": 2 } }));
     let only = admitted(&policy).unwrap();
@@ -523,7 +543,8 @@ fn announcing_endpoints_opens_no_cells() {
     policy.on_endpoints(&ENDPOINTS).unwrap();
     assert_eq!(policy.host(|host| format!("{host:?}").matches("kind: Word").count()), 0);
     call(&policy, ok());
-    assert_eq!(policy.host(|host| format!("{host:?}").matches("kind: Word").count()), 1);
+    // Its own, and the one of all.
+    assert_eq!(policy.host(|host| format!("{host:?}").matches("kind: Word").count()), 2);
 }
 
 #[test]

@@ -97,11 +97,24 @@ impl Cache {
     }
 }
 
-/// `==` is a call of libc's `memcmp`, which in WebAssembly goes byte by byte. This goes by eight.
+/// `==` is a call of libc's `memcmp`, which in WebAssembly goes byte by byte, and each step of a loop looks whether the time
+/// is up. This goes by 64 bytes, the last of which may overlap.
+#[cfg_attr(target_family = "wasm", target_feature(enable = "simd128"))]
 pub fn same(a: &[u8], b: &[u8]) -> bool {
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
-    let mut pairs = a.iter().zip(b);
-    a.len() == b.len() && a_rest == b_rest && pairs.all(|(a, b)| u64::from_ne_bytes(*a) == u64::from_ne_bytes(*b))
+    let (Some(a_end), Some(b_end)) = (a.last_chunk(), b.last_chunk()) else {
+        return a == b;
+    };
+    let pairs = a.as_chunks().0.iter().zip(b.as_chunks().0);
+    a.len() == b.len() && pairs.fold(differences([0; 8], a_end, b_end), |all, (a, b)| differences(all, a, b)) == [0; 8]
+}
+
+#[cfg_attr(target_family = "wasm", target_feature(enable = "simd128"))]
+fn differences(mut all: [u64; 8], a: &[u8; 64], b: &[u8; 64]) -> [u64; 8] {
+    let words = a.as_chunks().0.iter().zip(b.as_chunks().0);
+    for (all, (a, b)) in all.iter_mut().zip(words) {
+        *all |= u64::from_ne_bytes(*a) ^ u64::from_ne_bytes(*b);
+    }
+    all
 }
 
 fn tail(token: &[u8]) -> u64 {

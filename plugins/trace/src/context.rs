@@ -44,8 +44,13 @@ impl TraceId {
         Some(Self(high, parse_hex(low, 16)?)).filter(|id| *id != Self::default())
     }
 
-    pub fn hex(self) -> String {
-        [self.0, self.1].into_iter().flat_map(hex).map(char::from).collect()
+    /// All 32 digits.
+    pub fn hex(self) -> [u8; 32] {
+        let mut digits = [0; 32];
+        let (high, low) = digits.split_at_mut(16);
+        high.copy_from_slice(&hex(self.0));
+        low.copy_from_slice(&hex(self.1));
+        digits
     }
 
     /// The seven bytes that decide about sampling, the same on every hop. They are the ones that Trace Context, level 2,
@@ -62,16 +67,19 @@ impl Context {
     }
 
     /// The value of `traceparent`, in version 00.
-    pub fn traceparent(self) -> Vec<u8> {
-        let flags = u8::from(self.sampled) * SAMPLED as u8 + u8::from(self.random) * RANDOM as u8;
-        let mut value = Vec::with_capacity(55);
-        value.extend_from_slice(b"00-");
-        value.extend_from_slice(&hex(self.trace.0));
-        value.extend_from_slice(&hex(self.trace.1));
-        value.push(b'-');
-        value.extend_from_slice(&hex(self.span));
-        value.extend_from_slice(&[b'-', b'0', b'0' + flags]);
+    pub fn traceparent(self) -> [u8; 55] {
+        let mut value = *b"00-0123456789abcdef0123456789abcdef-0123456789abcdef-00";
+        let (trace, span, flags) = (&self.trace.hex(), &hex(self.span), &[b'0' + self.flags()]);
+        for (at, part) in [(3, trace.as_slice()), (36, span), (54, flags)] {
+            if let Some(place) = value.get_mut(at..at + part.len()) {
+                place.copy_from_slice(part);
+            }
+        }
         value
+    }
+
+    fn flags(self) -> u8 {
+        u8::from(self.sampled) * SAMPLED as u8 + u8::from(self.random) * RANDOM as u8
     }
 }
 
@@ -79,16 +87,17 @@ impl Caller {
     /// Reads `traceparent`. `None`: it is malformed, or occurs several times, and the trace starts anew (section 3.2.2.5
     /// says so, and how a version later than 00 is read).
     pub fn traceparent(value: &[u8]) -> Option<Self> {
-        let (fixed, rest) = value.trim_ascii().split_at_checked(55)?;
-        let mut parts = fixed.split(|byte| *byte == b'-');
-        let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        let (version, rest) = value.trim_ascii().split_at_checked(2)?;
+        let (trace, rest) = rest.strip_prefix(b"-")?.split_at_checked(32)?;
+        let (span, rest) = rest.strip_prefix(b"-")?.split_at_checked(16)?;
+        let (flags, rest) = rest.strip_prefix(b"-")?.split_at_checked(2)?;
         let later = match parse_hex(version, 2)? {
             0xff => return None,
             version => version > 0,
         };
         // Several fields arrive as one, joined by a comma.
         let ended = rest.is_empty() || later && rest.starts_with(b"-") && !rest.contains(&b',');
-        if !ended || trace.len() != 32 {
+        if !ended {
             return None;
         }
         let flags = parse_hex(flags, 2)?;
@@ -111,17 +120,69 @@ fn parse_hex(digits: &[u8], length: usize) -> Option<u64> {
     if digits.len() != length {
         return None;
     }
-    digits.iter().try_fold(0, |number, digit| match digit {
-        b'0'..=b'9' => Some(number << 4 | u64::from(digit - b'0')),
-        b'a'..=b'f' => Some(number << 4 | u64::from(digit - b'a' + 10)),
-        _ => None,
-    })
+    let mut all = [b'0'; 16];
+    all.get_mut(16 - length..)?.copy_from_slice(digits);
+    let (high, low) = all.split_first_chunk()?;
+    let number = u64::from(number(*high)) << 32 | u64::from(number(*low.first_chunk()?));
+    (hex(number) == all).then_some(number)
 }
 
 /// All 16 digits of a number.
 pub fn hex(number: u64) -> [u8; 16] {
-    std::array::from_fn(|at| match (number >> (60 - 4 * at)) as u8 & 0xf {
-        digit @ 0..10 => b'0' + digit,
-        digit => b'a' - 10 + digit,
-    })
+    let mut all = [0; 16];
+    let (high, low) = all.split_at_mut(8);
+    high.copy_from_slice(&digits((number >> 32) as u32));
+    low.copy_from_slice(&digits(number as u32));
+    all
+}
+
+const EACH: u64 = 0x0101_0101_0101_0101;
+
+/// Eight digits at once, each in its byte.
+fn digits(number: u32) -> [u8; 8] {
+    let n = u64::from(number);
+    let n = (n | n << 16) & 0x0000_ffff_0000_ffff;
+    let n = (n | n << 8) & 0x00ff_00ff_00ff_00ff;
+    let n = (n | n << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+    // What 6 carries over 15 is 10 or more, and a letter.
+    let letters = (n + 6 * EACH) >> 4 & EACH;
+    (n + u64::from(b'0') * EACH + u64::from(b'a' - b'0' - 10) * letters).to_be_bytes()
+}
+
+/// The way back. Of what are no digits it makes some number, of which they are not the digits.
+fn number(digits: [u8; 8]) -> u32 {
+    let n = u64::from_be_bytes(digits);
+    // Letters have the bit that 64 stands for, and count from 1.
+    let letters = n >> 6 & EACH;
+    let n = ((n & (15 * EACH)) + 9 * letters) & (15 * EACH);
+    let n = (n | n >> 4) & 0x00ff_00ff_00ff_00ff;
+    let n = (n | n >> 8) & 0x0000_ffff_0000_ffff;
+    (n | n >> 16) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digits_are_those_of_the_standard_library_and_nothing_else_is_a_number() {
+        let mut number = 1u64;
+        for _ in 0..2_000 {
+            number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let digits = format!("{number:016x}");
+            assert_eq!(hex(number), digits.as_bytes());
+            assert_eq!(parse_hex(digits.as_bytes(), 16), Some(number));
+        }
+        for byte in 0..=u8::MAX {
+            let value = char::from(byte).to_digit(16).filter(|_| !byte.is_ascii_uppercase());
+            for at in 0..16 {
+                let mut digits = *b"0123456789abcdef";
+                digits[at] = byte;
+                let is = parse_hex(&digits, 16);
+                assert_eq!(is.is_some(), value.is_some(), "{byte} at {at}");
+                assert!(is.is_none_or(|number| hex(number) == digits));
+            }
+            assert_eq!(parse_hex(&[b'7', byte], 2), value.map(|value| 0x70 | u64::from(value)), "{byte}");
+        }
+    }
 }

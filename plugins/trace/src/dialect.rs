@@ -52,7 +52,7 @@ impl Dialect {
 
     pub fn write(self, context: Context, edits: &mut Vec<Edit>) {
         match self {
-            Self::W3c => edits.push(Edit::Set("traceparent".into(), context.traceparent())),
+            Self::W3c => edits.push(Edit::Set("traceparent".into(), context.traceparent().into())),
             Self::XTrace => X_TRACE.write(context, edits),
             Self::B3 => {
                 B3.write(context, edits);
@@ -104,7 +104,7 @@ fn read_single(value: &[u8]) -> Option<Caller> {
 }
 
 fn single(context: Context) -> Vec<u8> {
-    let mut value = context.trace.hex().into_bytes();
+    let mut value = context.trace.hex().to_vec();
     value.push(b'-');
     value.extend_from_slice(&hex(context.span));
     value.extend_from_slice(if context.sampled { b"-1" } else { b"-0" });

@@ -93,7 +93,8 @@ impl Policy for Trace {
             None => {}
         }
         if self.record {
-            amendment = amendment.attribute("trace-id", context.trace.hex());
+            let id = String::from_utf8(context.trace.hex().to_vec())?;
+            amendment.attributes = vec![("trace-id".to_owned(), id)];
         }
         if context.sampled && trace::enabled() {
             let open = Open::new(exchange, context, kept.as_deref().unwrap_or_default());
@@ -131,16 +132,10 @@ impl Policy for Trace {
 impl Trace {
     /// The exchange's own span in the caller's trace, or in a new one.
     fn context(&self, caller: Caller) -> Context {
-        let Caller { mut trace, span: parent, sampled, random } = caller;
-        let span = if trace == TraceId::default() {
-            trace = TraceId::random();
-            // As good as random within its own trace, and one call of the host less.
-            (trace.0 ^ trace.1.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-        } else {
-            random::next()
-        };
+        let Caller { trace, span: parent, sampled, random } = caller;
+        let trace = if trace == TraceId::default() { TraceId::random() } else { trace };
         let sampled = sampled.filter(|_| self.parent_based).unwrap_or_else(|| self.samples(trace));
-        Context { trace, span: span.max(1), parent, sampled, random }
+        Context { trace, span: random::next().max(1), parent, sampled, random }
     }
 
     fn samples(&self, trace: TraceId) -> bool {

@@ -75,44 +75,46 @@ impl Target {
 
 fn find(parts: &Parts) -> Result<Target, String> {
     let host = host_field(parts)?;
-    let authority = match (parts.uri.authority().map(http::uri::Authority::as_str), host) {
+    let (authority, host_bytes) = match (parts.uri.authority().map(http::uri::Authority::as_str), host) {
         // Always a valid value, for it has fewer characters to choose from.
-        (Some(authority), _) => &HeaderValue::from_str(authority).map_err(|_| "the target's authority is malformed")?,
-        (None, Some(host)) => host,
-        (None, None) => &HeaderValue::from_static(""),
+        (Some(authority), _) => {
+            let authority = HeaderValue::from_str(authority).map_err(|_| "the target's authority is malformed")?;
+            let host_bytes = host_bytes(&authority)?;
+            (authority, host_bytes)
+        }
+        (None, Some((host, host_bytes))) => (host.clone(), host_bytes),
+        (None, None) => (HeaderValue::from_static(""), 0),
     };
-    let host_bytes = host_bytes(authority)?;
     let path_and_query = path_and_query(parts)?;
     if parts.version == Version::HTTP_2 {
         match host {
             // RFC 9113, section 8.3.1.
-            Some(host) if !host.as_bytes().eq_ignore_ascii_case(authority.as_bytes()) => {
-                return Err(format!("host {:?} is not the same as :authority {:?}", text(host), text(authority)));
+            Some((host, _)) if !host.as_bytes().eq_ignore_ascii_case(authority.as_bytes()) => {
+                return Err(format!("host {:?} is not the same as :authority {:?}", text(host), text(&authority)));
             }
             _ if authority.is_empty() => return Err("neither :authority nor host names a host".into()),
             _ => {}
         }
     }
-    let host = text(authority).get(..host_bytes).unwrap_or_default();
+    let host = text(&authority).get(..host_bytes).unwrap_or_default();
     let lower_case = host.bytes().any(|byte| byte.is_ascii_uppercase()).then(|| host.to_ascii_lowercase().into());
-    Ok(Target { authority: authority.clone(), host_bytes, lower_case, path_and_query })
+    Ok(Target { authority, host_bytes, lower_case, path_and_query })
 }
 
 /// The `host` field, which has to be there once in HTTP/1.1 (RFC 9112, section 3.2) and nowhere twice.
-fn host_field(parts: &Parts) -> Result<Option<&HeaderValue>, String> {
+///
+/// With the bytes of it that are the host.
+fn host_field(parts: &Parts) -> Result<Option<(&HeaderValue, usize)>, String> {
     let mut hosts = parts.headers.get_all(HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
         return Err("there is more than one host field".into());
     }
     match host {
-        Some(host) => {
-            host_bytes(host)?;
-        }
-        None if parts.version == Version::HTTP_11 => return Err("there is no host field".into()),
-        None => {}
+        Some(host) => Ok(Some((host, host_bytes(host)?))),
+        None if parts.version == Version::HTTP_11 => Err("there is no host field".into()),
+        None => Ok(None),
     }
-    Ok(host)
 }
 
 fn path_and_query(parts: &Parts) -> Result<PathAndQuery, String> {

@@ -2,7 +2,7 @@
 
 use crate::response::{ErrorKind, ProxyError};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use std::io::Write;
+use smallvec::SmallVec;
 use std::time::Duration;
 
 /// As gRPC has it: at most eight digits and a unit.
@@ -94,24 +94,19 @@ pub fn encode_grpc_timeout(left: Duration) -> HeaderValue {
     let fitting =
         GRPC_UNITS.iter().map(|(unit, size)| (nanos / u128::from(*size), *unit)).find(|(number, _)| *number <= MOST);
     let (number, unit) = fitting.unwrap_or((MOST, b'H'));
-    value(|text| write!(text, "{number}{}", char::from(unit)))
+    value(number, &[unit])
 }
 
 /// The `x-weir-timeout` for what is left, rounded down to milliseconds but never to nothing.
 pub fn encode_weir_timeout(left: Duration) -> HeaderValue {
-    let millis = left.as_millis().max(1);
-    value(|text| write!(text, "{millis}ms"))
+    value(left.as_millis().max(1), b"ms")
 }
 
-/// Written on the stack, so that the value's own memory is the only that is asked for.
-fn value(write: impl FnOnce(&mut &mut [u8]) -> std::io::Result<()>) -> HeaderValue {
-    let mut text = [0; 48];
-    let mut rest = text.as_mut_slice();
-    // Digits of 128 bits and a unit fit.
-    let _ = write(&mut rest);
-    let left = rest.len();
-    let written = text.get(..text.len() - left).unwrap_or_default();
-    HeaderValue::from_bytes(written).unwrap_or(HeaderValue::from_static("1"))
+/// Put together on the stack, so that the value's own memory is the only that is asked for.
+fn value(number: u128, unit: &[u8]) -> HeaderValue {
+    let mut digits = itoa::Buffer::new();
+    let text: SmallVec<[u8; 48]> = digits.format(number).bytes().chain(unit.iter().copied()).collect();
+    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("1"))
 }
 
 #[cfg(test)]

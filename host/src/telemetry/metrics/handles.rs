@@ -5,7 +5,7 @@ use std::time::Duration;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 
-use super::series::{Latency, Seconds, Series};
+use super::series::{Latency, Seconds, Series, Tally};
 use super::{AttemptLabels, CLASSES};
 
 /// What the exchanges of one route count.
@@ -87,6 +87,37 @@ pub struct ListenerMetrics {
     pub accepted: Counter,
 }
 
+/// What one worker counts.
+#[derive(Clone, Debug)]
+pub struct WorkerMetrics {
+    pub(super) begun: Tally,
+    pub(super) ended: Tally,
+    pub(super) taken_over: Tally,
+}
+
+impl WorkerMetrics {
+    /// An exchange begins. Only the worker itself may say so, as of the next two.
+    pub fn begin(&self) {
+        self.begun.add_alone();
+    }
+
+    /// An exchange ends.
+    pub fn end(&self) {
+        self.ended.add_alone();
+    }
+
+    /// The worker takes over a stream of another one's connection.
+    pub fn take_over(&self) {
+        self.taken_over.add_alone();
+    }
+
+    /// Exchanges that have begun and not ended.
+    pub fn in_progress(&self) -> u64 {
+        let ended = self.ended.get();
+        self.begun.get().saturating_sub(ended)
+    }
+}
+
 /// What the calls of one hook of a policy count.
 #[derive(Clone, Debug)]
 pub struct HookMetrics {
@@ -96,10 +127,10 @@ pub struct HookMetrics {
 }
 
 impl HookMetrics {
-    /// Counts one call and the time that it took.
-    pub fn called(&self, spent: Duration) {
+    /// Counts one call and the nanoseconds that it took.
+    pub fn called(&self, nanos: u64) {
         self.calls.inc();
-        self.time.add(spent);
+        self.time.add(nanos);
     }
 
     /// Calls so far.

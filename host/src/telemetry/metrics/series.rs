@@ -32,7 +32,7 @@ impl<K, M> Clone for Series<K, M> {
     }
 }
 
-impl<K: Ord, M: Clone + Default> Series<K, M> {
+impl<K: Ord + Clone, M: Clone + Default> Series<K, M> {
     /// An empty family; `surplus` counts the handles given out beyond [`MAX_SERIES`].
     pub fn new(surplus: &Counter) -> Self {
         Self { by_labels: Arc::default(), surplus: surplus.clone() }
@@ -60,9 +60,16 @@ impl<K: Ord, M: Clone + Default> Series<K, M> {
         series.iter().for_each(|(labels, metric)| show(labels, metric));
     }
 
-    /// Drops every series whose labels `keep` refuses.
-    pub fn retain(&self, mut keep: impl FnMut(&K) -> bool) {
-        self.by_labels.write().unwrap_or_else(PoisonError::into_inner).retain(|labels, _| keep(labels));
+    /// Drops every series whose labels `keep` refuses. Whoever looks one up meanwhile waits for the removal only, and not
+    /// for all the questions.
+    pub fn retain(&self, keep: impl Fn(&K) -> bool) {
+        let series = self.by_labels.read().unwrap_or_else(PoisonError::into_inner);
+        let gone: Vec<K> = series.keys().filter(|labels| !keep(labels)).cloned().collect();
+        drop(series);
+        if !gone.is_empty() {
+            let mut series = self.by_labels.write().unwrap_or_else(PoisonError::into_inner);
+            gone.iter().for_each(|labels| drop(series.remove(labels)));
+        }
     }
 }
 
@@ -137,14 +144,50 @@ impl EncodeMetric for Latency {
     }
 }
 
+/// A counter to which one thread adds, and which any may read. That costs no more than a variable: the thread is the only
+/// one to write, and nothing else is kept near it.
+#[derive(Clone, Debug, Default)]
+pub struct Tally(Arc<Alone>);
+
+/// Two lines of cache, as processors fetch them in pairs.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Alone(AtomicU64);
+
+impl Tally {
+    /// Adds one. Two threads that do so at the same time may count as one.
+    pub fn add_alone(&self) {
+        let count = &self.0.0;
+        count.store(count.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
+
+    /// The count so far.
+    pub fn get(&self) -> u64 {
+        self.0.0.load(Ordering::Relaxed)
+    }
+}
+
+impl TypedMetric for Tally {
+    const TYPE: MetricType = MetricType::Counter;
+}
+
+impl EncodeMetric for Tally {
+    fn encode(&self, mut encoder: MetricEncoder) -> fmt::Result {
+        encoder.encode_counter::<NoLabelSet, _, u64>(&self.get(), None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        Self::TYPE
+    }
+}
+
 /// A counter of time spent, exposed in seconds and kept in nanoseconds.
 #[derive(Clone, Debug, Default)]
 pub struct Seconds(Arc<AtomicU64>);
 
 impl Seconds {
-    /// Adds time spent.
-    pub fn add(&self, spent: Duration) {
-        let nanos = u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX);
+    /// Adds nanoseconds spent.
+    pub fn add(&self, nanos: u64) {
         self.0.fetch_add(nanos, Ordering::Relaxed);
     }
 

@@ -132,3 +132,17 @@ fn tokens_are_compared_in_full() {
         }
     }
 }
+
+#[test]
+fn tokens_are_the_same_only_if_all_of_their_bytes_are() {
+    for length in (0..200).chain([540, 576, 577]) {
+        let token: Vec<u8> = (0..length).map(|at| (at * 7 + 1) as u8).collect();
+        assert!(crate::cache::same(&token, &token.clone()), "{length}");
+        assert!(!crate::cache::same(&token, &[token.as_slice(), b"."].concat()), "{length}");
+        for at in 0..length {
+            let mut other = token.clone();
+            other[at] ^= 1 << (at % 8);
+            assert!(!crate::cache::same(&token, &other), "{length} at {at}");
+        }
+    }
+}
