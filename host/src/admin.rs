@@ -111,15 +111,12 @@ impl Admin {
     }
 
     fn services(&self) -> Value {
-        let snapshot = self.node.snapshot();
-        let configured =
-            |service: &Arc<Service>| snapshot.config.services.iter().any(|configured| configured.name == *service.name);
         let services: Vec<Value> = self
             .node
             .services
             .all()
             .iter()
-            .filter(|service| configured(service))
+            .filter(|service| service.is_configured())
             .map(|service| self.service(service))
             .collect();
         json!({ "services": services })

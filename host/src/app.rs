@@ -4,7 +4,7 @@ mod thread;
 
 use crate::admin::{self, Admin};
 use crate::clock;
-use crate::config::{self, Config, Problem, Problems};
+use crate::config::{self, Config, Document, Problem, Problems};
 use crate::node::Node;
 use crate::plugin::capability::Grants;
 use crate::plugin::compiler;
@@ -43,9 +43,20 @@ pub struct Running {
 /// # Errors
 /// Everything that is wrong with the configuration; or a socket, thread or collector that cannot be had.
 pub fn start(file: &Path, metrics: Metrics, output: impl Write + Send + 'static) -> Result<Running, Problems> {
-    // Before it is parsed, so that a change that comes in between is seen at the first look.
-    let text = std::fs::read(file).ok();
-    let config = config::load(file)?;
+    start_from(Document::load(file)?, file, metrics, output)
+}
+
+/// The same from what the file was read to.
+///
+/// # Errors
+/// As [`start`] has them.
+pub fn start_from(
+    document: Document,
+    file: &Path,
+    metrics: Metrics,
+    output: impl Write + Send + 'static,
+) -> Result<Running, Problems> {
+    let config = document.config().clone();
     let whole = |message: String| Problems::from(vec![Problem::new(file, config::Position::FILE, message)]);
     let control = Builder::new_multi_thread()
         .worker_threads(1)
@@ -62,7 +73,7 @@ pub fn start(file: &Path, metrics: Metrics, output: impl Write + Send + 'static)
     let engine =
         PluginEngine::new().map_err(|error| whole(format!("cannot start the WebAssembly engine: {error:#}")))?;
     let node = Arc::new(Node::new(engine, Arc::new(telemetry), &config));
-    let (reloader, built) = first_load(node.clone(), file, text, config.clone())?;
+    let (reloader, built) = first_load(node.clone(), file, document)?;
 
     let admin = admin::bind(config.admin.listen)
         .map_err(|error| format!("[admin]: cannot listen on {}: {error}", config.admin.listen));
@@ -90,13 +101,8 @@ pub fn start(file: &Path, metrics: Metrics, output: impl Write + Send + 'static)
 }
 
 /// Loads plugins and builds the first snapshot.
-fn first_load(
-    node: Arc<Node>,
-    file: &Path,
-    text: Option<Vec<u8>>,
-    config: Config,
-) -> Result<(Reloader, Built), Problems> {
-    let (reloader, built) = Reloader::start(node, file, text, config)?;
+fn first_load(node: Arc<Node>, file: &Path, document: Document) -> Result<(Reloader, Built), Problems> {
+    let (reloader, built) = Reloader::start(node, file, document)?;
     if !built.refused.is_empty() {
         return Err(built.refused.into());
     }
@@ -110,11 +116,12 @@ fn first_load(
 ///
 /// # Errors
 /// The problems.
-pub fn check(file: &Path) -> Result<Config, Problems> {
-    let config = config::load(file)?;
+pub fn check(file: &Path) -> Result<Arc<Config>, Problems> {
+    let document = Document::load(file)?;
+    let config = document.config().clone();
     let whole = |message: String| Problems::from(vec![Problem::new(file, config::Position::FILE, message)]);
     let (_control, node) = idle_node(&config).map_err(whole)?;
-    let (reloader, built) = Reloader::start(node, file, None, config.clone())?;
+    let (reloader, built) = Reloader::start(node, file, document)?;
     let problems: Vec<Problem> =
         built.refused.into_iter().chain(built.unusable).chain(reloader.problems(&config)).collect();
     if problems.is_empty() { Ok(config) } else { Err(problems.into()) }
@@ -212,7 +219,8 @@ async fn housekeeping(node: Arc<Node>) {
     loop {
         tokio::time::sleep(Duration::from_millis(100)).await;
         let now = clock::now();
-        node.services.all().iter().for_each(|service| service.expire_ejections(now));
+        node.services.expire_ejections(now);
+        node.free_retired();
         node.telemetry.metrics.cells.set(i64::try_from(node.cells.count()).unwrap_or(i64::MAX));
     }
 }

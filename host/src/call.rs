@@ -26,12 +26,11 @@ use crate::snapshot::{Route, Snapshot};
 use crate::telemetry::record::{AttemptRecord, End, Kind};
 use crate::telemetry::recording::Recording;
 use crate::worker::Worker;
-use body::{Read, Relay, ResponseBody, Upload};
+use body::{CallerBody, Read, Relay, ResponseBody, Upload};
 use bytes::Bytes;
 use head::{AnswerHead, AnswerView, RequestHead};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
 use own::Refusal;
 use request::Target;
 use send::Failed;
@@ -68,7 +67,7 @@ struct Walk<'a> {
 pub async fn call(
     worker: Rc<Worker>,
     connection: Rc<Connection>,
-    request: Request<Incoming>,
+    request: Request<CallerBody>,
 ) -> Response<ResponseBody> {
     let (mut parts, incoming) = request.into_parts();
     let caller = Caller::of(&parts);
@@ -86,7 +85,7 @@ pub async fn call(
         Ok(accepted) => accepted,
         Err(error) => return unrouted(&caller, recording, error),
     };
-    recording.set_route(&route.name, &route.metrics);
+    recording.set_route(&route.name, route.metrics(&worker.node.telemetry.metrics));
     let chain = current.chain(route.chain);
     let limits = current.snapshot.config.limits.clone();
     let mut exchange =

@@ -15,6 +15,8 @@
 //! directory of the process.
 
 mod capability;
+mod cut;
+mod document;
 mod key;
 mod message;
 mod names;
@@ -36,6 +38,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -43,6 +46,7 @@ use self::names::Kind;
 use self::reader::{Fields, Reader};
 
 pub use self::capability::{Capability, CapabilityKind};
+pub use self::document::Document;
 pub use self::key::{Algorithm, Key, KeyFile, KeySource};
 pub use self::message::{Broker, BrokerKind, Channel, Subscription};
 pub use self::policy::{OnError, Policy, PolicyLimits};
@@ -53,7 +57,7 @@ pub use self::service::{Endpoint, Listener, Protocol, Service};
 pub use self::settings::{Admin, Exchanges, Level, Limits, Log, Node, Plugins, RetryBudget, Trace};
 
 /// No configuration file is larger, in bytes.
-const LARGEST_FILE: u64 = 4 * 1024 * 1024;
+const LARGEST_FILE: u64 = 64 * 1024 * 1024;
 
 /// All that `config.toml` says, with the defaults of what it leaves out. Every name that a part
 /// refers to exists.
@@ -69,11 +73,12 @@ pub struct Config {
     pub limits: Limits,
     #[serde(rename = "listener")]
     pub listeners: Vec<Listener>,
-    #[serde(rename = "service")]
-    pub services: Vec<Service>,
+    /// Shared, as routes are, with the configurations before and after that have the same.
+    #[serde(rename = "service", serialize_with = "show::items")]
+    pub services: Arc<[Arc<Service>]>,
     /// In the order of the file.
-    #[serde(rename = "route")]
-    pub routes: Vec<Route>,
+    #[serde(rename = "route", serialize_with = "show::items")]
+    pub routes: Arc<[Arc<Route>]>,
     /// The names of policies in their order, by name of the chain.
     #[serde(rename = "chain")]
     pub chains: BTreeMap<String, Vec<String>>,
@@ -101,31 +106,48 @@ impl Config {
 ///
 /// # Errors
 /// Every problem of the file; or the one that it cannot be read, is not UTF-8 or is larger than
-/// 4 MiB.
+/// 64 MiB.
 pub fn load(path: &Path) -> Result<Config, Problems> {
-    let bytes = read(path).map_err(|error| {
+    parse(text(&read(path)?, path)?, path)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Problems> {
+    let mut bytes = Vec::new();
+    read_into(&mut bytes, path).map_err(|error| {
         let problem = Problem::new(path, Position::FILE, format!("cannot be read: {error}"));
         Problems::from(vec![problem.with_hint("name another file with --config")])
     })?;
-    match std::str::from_utf8(&bytes) {
-        Ok(text) => parse(text, path),
-        Err(error) => {
-            let valid = bytes.get(..error.valid_up_to()).unwrap_or_default();
-            let valid = String::from_utf8_lossy(valid);
-            let at = Reader::new(path, &valid).position(valid.len());
-            let problem = Problem::new(path, at, "not UTF-8").with_hint("save the file as UTF-8");
-            Err(vec![problem].into())
-        }
-    }
+    Ok(bytes)
 }
 
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(LARGEST_FILE + 1).read_to_end(&mut bytes)?;
+/// What the file at `path` holds, in place of what is there.
+///
+/// # Errors
+/// It cannot be read, or is larger than 64 MiB.
+pub fn read_into(bytes: &mut Vec<u8>, path: &Path) -> io::Result<()> {
+    bytes.clear();
+    let file = File::open(path)?;
+    // Room for all of it: a large file is not to be copied as the room grows. A device has no length.
+    let length = file.metadata()?.len().min(LARGEST_FILE);
+    bytes.reserve(usize::try_from(length).unwrap_or(0) + 1);
+    file.take(LARGEST_FILE + 1).read_to_end(bytes)?;
     if bytes.len() as u64 > LARGEST_FILE {
-        return Err(io::Error::other("it is larger than 4 MiB"));
+        return Err(io::Error::other("it is larger than 64 MiB"));
     }
-    Ok(bytes)
+    Ok(())
+}
+
+/// The bytes of a configuration as text.
+///
+/// # Errors
+/// They are not UTF-8, and where.
+pub fn text<'a>(bytes: &'a [u8], file: &Path) -> Result<&'a str, Problems> {
+    std::str::from_utf8(bytes).map_err(|error| {
+        let valid = bytes.get(..error.valid_up_to()).unwrap_or_default();
+        let valid = String::from_utf8_lossy(valid);
+        let at = Reader::new(file, &valid).position(valid.len());
+        vec![Problem::new(file, at, "not UTF-8").with_hint("save the file as UTF-8")].into()
+    })
 }
 
 /// Reads the text of a configuration; `file` is the name that problems give it.
@@ -159,8 +181,8 @@ fn config(fields: &mut Fields<'_>) -> Config {
         trace: fields.section("trace", settings::trace),
         limits: fields.section("limits", settings::limits),
         listeners: fields.each("listener", |fields| service::listener(fields, &mut taken)),
-        services: fields.each("service", service::service),
-        routes: fields.each("route", route::route),
+        services: fields.each("service", |fields| service::service(fields).map(Arc::new)).into(),
+        routes: fields.each("route", |fields| route::route(fields).map(Arc::new)).into(),
         chains: fields.named("chain", Kind::Chain, policy::chain),
         policies: fields.named("policy", Kind::Policy, policy::policy),
         keys: fields.named("key", Kind::Key, key::key),

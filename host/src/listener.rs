@@ -3,9 +3,11 @@
 mod connection;
 mod idle;
 mod linger;
+mod rest;
 mod serve;
 mod set;
 pub mod sockets;
+pub mod spread;
 mod stalled;
 
 use crate::response::ErrorKind;

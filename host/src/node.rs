@@ -3,6 +3,7 @@
 use crate::cells::CellStore;
 use crate::config::Config;
 use crate::keys::Keys;
+use crate::listener::spread::Seat;
 use crate::names::Names;
 use crate::plugin::Context;
 use crate::plugin::capability::Grants;
@@ -12,8 +13,8 @@ use crate::service::Services;
 use crate::snapshot::Snapshot;
 use crate::telemetry::Telemetry;
 use arc_swap::ArcSwap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
 /// The numbers of exchanges have 8 bits for the worker.
@@ -25,6 +26,8 @@ pub struct Node {
     pub engine: PluginEngine,
     /// How many threads serve exchanges.
     pub workers: usize,
+    /// What workers know of each other, by their numbers.
+    pub seats: Box<[Arc<Seat>]>,
     pub services: Arc<Services>,
     /// Numbers of routes, by name.
     pub route_names: Arc<Names>,
@@ -36,6 +39,8 @@ pub struct Node {
     generation: AtomicU64,
     /// The same, for those who wait for the next.
     published: watch::Sender<u64>,
+    /// Snapshots that workers have let go of. To free one may take long, which is no work for a worker.
+    retired: Mutex<Vec<Arc<Snapshot>>>,
     next_policy: AtomicU64,
     /// Exchanges in progress, on all workers.
     pub active: AtomicUsize,
@@ -46,13 +51,15 @@ pub struct Node {
 
 impl Node {
     pub fn new(engine: PluginEngine, telemetry: Arc<Telemetry>, config: &Config) -> Self {
+        let workers = config
+            .node
+            .workers
+            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+            .clamp(1, MAX_WORKERS);
         Self {
             engine,
-            workers: config
-                .node
-                .workers
-                .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
-                .clamp(1, MAX_WORKERS),
+            workers,
+            seats: (0..workers).map(|number| Seat::new(telemetry.metrics.worker(number))).collect(),
             services: Arc::default(),
             route_names: Arc::default(),
             cells: CellStore::default(),
@@ -61,6 +68,7 @@ impl Node {
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
             generation: AtomicU64::new(0),
             published: watch::Sender::new(0),
+            retired: Mutex::default(),
             next_policy: AtomicU64::new(1),
             active: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
@@ -103,6 +111,17 @@ impl Node {
         self.published.send_replace(generation);
         self.telemetry.metrics.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
         snapshot
+    }
+
+    /// Lets go of a snapshot without freeing it here and now.
+    pub fn retire(&self, snapshot: Arc<Snapshot>) {
+        self.retired.lock().unwrap_or_else(PoisonError::into_inner).push(snapshot);
+    }
+
+    /// Frees what workers have let go of. Called now and then by the control thread.
+    pub fn free_retired(&self) {
+        let retired = std::mem::take(&mut *self.retired.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(retired);
     }
 
     /// A number that no policy had before.

@@ -7,7 +7,7 @@ mod rollback;
 mod status;
 mod watch;
 
-use crate::config::{self, Config, Problem};
+use crate::config::{self, Config, Document, Problem};
 use crate::node::Node;
 use crate::plugin::directory::{Candidate, Directory, Pace};
 use crate::plugin::history::Why;
@@ -20,7 +20,7 @@ use status::list;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 use watch::Watch;
 
 /// Reloads one node.
@@ -31,8 +31,13 @@ pub struct Reloader {
     directory: Directory,
     /// Why the plugin directory cannot be read.
     directory_error: Option<String>,
-    /// What the configuration file last held. `None`: it could not be read.
-    text: Option<Vec<u8>>,
+    /// The last text of the configuration file that was a configuration.
+    document: Document,
+    last_seen: LastSeen,
+    /// What the file is read into: to have megabytes anew for each look would take longer than to fill them.
+    buffer: Vec<u8>,
+    /// When the files were looked at last.
+    looked_at: Instant,
     /// A configuration that is right in itself and not in effect: not yet, or because plugins or keys do not fit it.
     waiting: Option<Arc<Config>>,
     inbox: Inbox,
@@ -40,25 +45,34 @@ pub struct Reloader {
     trials: Trials,
 }
 
+/// What the configuration file last held.
+#[derive(Debug)]
+enum LastSeen {
+    /// The text of the document.
+    Document,
+    /// Something that is no configuration.
+    Refused(Vec<u8>),
+    /// It could not be read.
+    Nothing,
+}
+
 impl Reloader {
-    /// The first load: reads all plugins and builds the first snapshot. `text` is what the configuration was read from.
+    /// The first load: reads all plugins and builds the first snapshot.
     ///
     /// # Errors
     /// Everything that is wrong with the configuration.
-    pub fn start(
-        node: Arc<Node>,
-        file: &Path,
-        text: Option<Vec<u8>>,
-        config: Config,
-    ) -> Result<(Self, Built), Vec<Problem>> {
-        let config = Arc::new(config);
+    pub fn start(node: Arc<Node>, file: &Path, document: Document) -> Result<(Self, Built), Vec<Problem>> {
+        let config = document.config().clone();
         let mut this = Self {
             node: node.clone(),
             file: file.to_owned(),
             status: Arc::default(),
             directory: Directory::default(),
             directory_error: None,
-            text,
+            document,
+            last_seen: LastSeen::Document,
+            buffer: Vec::new(),
+            looked_at: Instant::now(),
             waiting: None,
             inbox: Inbox::default(),
             trials: Trials::default(),
@@ -103,6 +117,7 @@ impl Reloader {
 
     /// One look at everything that can be reloaded.
     pub fn look(&mut self) {
+        self.looked_at = Instant::now();
         self.keys();
         let new_config = self.read_config();
         let plugins = self.node.snapshot().config.plugins.clone();
@@ -151,42 +166,57 @@ impl Reloader {
 
     /// Reads the configuration if its file changed. Returns true if there is a new one to take over.
     fn read_config(&mut self) -> bool {
-        let text = match std::fs::read(&self.file) {
-            Ok(text) => text,
+        let mut text = std::mem::take(&mut self.buffer);
+        let is_new = match config::read_into(&mut text, &self.file) {
+            Ok(()) => self.take_up(&text),
             Err(error) => {
-                if self.text.take().is_some() {
-                    self.refuse_config(&[Problem::new(
-                        &self.file,
-                        config::Position::FILE,
-                        format!("cannot be read: {error}"),
-                    )]);
+                if !matches!(std::mem::replace(&mut self.last_seen, LastSeen::Nothing), LastSeen::Nothing) {
+                    let message = format!("cannot be read: {error}");
+                    self.refuse_config(&[Problem::new(&self.file, config::Position::FILE, message)]);
                 }
-                return false;
+                false
             }
         };
-        if self.text.as_ref() == Some(&text) {
+        self.buffer = text;
+        is_new
+    }
+
+    fn take_up(&mut self, text: &[u8]) -> bool {
+        let is_known = match &self.last_seen {
+            LastSeen::Document => self.document.text().as_bytes() == text,
+            LastSeen::Refused(refused) => refused == text,
+            LastSeen::Nothing => false,
+        };
+        if is_known {
             return false;
         }
-        // What is written in place is empty first. It would take every listener away.
-        let empty = text.trim_ascii().is_empty();
-        self.text = Some(text);
         self.waiting = None;
-        if empty {
-            self.refuse_config(&[
-                Problem::new(&self.file, config::Position::FILE, "is empty").with_hint("to end weir, send it SIGTERM")
-            ]);
-            return false;
-        }
-        let loaded = config::load(&self.file).map_err(|problems| problems.into_iter().collect());
-        match loaded.and_then(|config| self.same_at_start(config)) {
-            Ok(config) => self.waiting = Some(Arc::new(config)),
-            Err(problems) => self.refuse_config(&problems),
+        match self.understand(text) {
+            Ok(config) => {
+                self.last_seen = LastSeen::Document;
+                self.waiting = Some(config);
+            }
+            Err(problems) => {
+                self.last_seen = LastSeen::Refused(text.to_owned());
+                self.refuse_config(&problems);
+            }
         }
         self.waiting.is_some()
     }
 
+    fn understand(&mut self, text: &[u8]) -> Result<Arc<Config>, Vec<Problem>> {
+        // What is written in place is empty first. It would take every listener away.
+        if text.trim_ascii().is_empty() {
+            let problem = Problem::new(&self.file, config::Position::FILE, "is empty");
+            return Err(vec![problem.with_hint("to end weir, send it SIGTERM")]);
+        }
+        let read = config::text(text, &self.file).and_then(|text| self.document.update(text, &self.file));
+        read.map_err(|problems| problems.into_iter().collect::<Vec<_>>())?;
+        self.same_at_start(self.document.config().clone())
+    }
+
     /// Some things are set up once, at start.
-    fn same_at_start(&self, config: Config) -> Result<Config, Vec<Problem>> {
+    fn same_at_start(&self, config: Arc<Config>) -> Result<Arc<Config>, Vec<Problem>> {
         let current = &self.node.snapshot().config;
         let changed: Vec<&str> = [
             ("[admin] listen", config.admin != current.admin),
@@ -248,7 +278,8 @@ impl Reloader {
             Ok(generation) => {
                 self.waiting = None;
                 self.node.telemetry.metrics.reload("config", "ok");
-                tracing::info!(generation, "configuration reloaded");
+                let ms = self.looked_at.elapsed().as_secs_f64() * 1000.0;
+                tracing::info!(generation, ms, "configuration reloaded");
                 let mut status = self.status();
                 (status.config_error, status.config_loaded_at) = (None, Some(SystemTime::now()));
                 true

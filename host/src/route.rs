@@ -102,7 +102,7 @@ impl Routes {
         }
         let hosts = routes.exact.values_mut().chain(routes.below.values_mut());
         for paths in hosts.chain([&mut routes.any]) {
-            paths.sort();
+            paths.finish();
         }
         Ok(routes)
     }
@@ -209,9 +209,12 @@ impl Paths {
         }
     }
 
-    fn sort(&mut self) {
+    /// No more come. Of ten thousand hosts most have one route, and no use for room for more.
+    fn finish(&mut self) {
+        self.nodes.shrink_to_fit();
         for node in &mut self.nodes {
             node.candidates.sort_by_key(Candidate::rank);
+            node.candidates.shrink_to_fit();
         }
     }
 

@@ -8,8 +8,8 @@ use crate::config;
 use arc_swap::ArcSwap;
 use endpoint::{BreakerState, Endpoint};
 use least::LeastLoaded;
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -44,24 +44,29 @@ impl ServiceOptions {
 #[derive(Debug, Default)]
 pub struct Services {
     table: RwLock<Table>,
+    /// The numbers of services that have ejected endpoints, or had.
+    ejecting: Arc<Mutex<BTreeSet<u32>>>,
 }
 
 #[derive(Debug, Default)]
 struct Table {
-    by_name: HashMap<String, u32>,
+    by_name: HashMap<Arc<str>, u32>,
     list: Vec<Arc<Service>>,
 }
 
 impl Services {
     /// The service of that name, made with these options if it is new. One that is there keeps its own.
     pub fn intern(&self, name: &str, options: ServiceOptions) -> Arc<Service> {
-        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(service) = table.by_name.get(name).and_then(|id| table.list.get(*id as usize)).cloned() {
+        if let Some(service) = self.named(name) {
             return service;
         }
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(service) = table.named(name) {
+            return service.clone();
+        }
         let id = table.list.len() as u32;
-        let service = Arc::new(Service::new(id, name, options));
-        table.by_name.insert(name.to_owned(), id);
+        let service = Arc::new(Service::new(id, name, options, self.ejecting.clone()));
+        table.by_name.insert(service.name.clone(), id);
         table.list.push(service.clone());
         service
     }
@@ -71,12 +76,25 @@ impl Services {
     }
 
     pub fn named(&self, name: &str) -> Option<Arc<Service>> {
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        table.by_name.get(name).and_then(|id| table.list.get(*id as usize)).cloned()
+        self.table.read().unwrap_or_else(PoisonError::into_inner).named(name).cloned()
     }
 
     pub fn all(&self) -> Vec<Arc<Service>> {
         self.table.read().unwrap_or_else(PoisonError::into_inner).list.clone()
+    }
+
+    /// Announces that ejections have ended. Called now and then by the control thread.
+    pub fn expire_ejections(&self, now: u64) {
+        let ejecting = || self.ejecting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut services = std::mem::take(&mut *ejecting());
+        services.retain(|id| self.get(*id).is_some_and(|service| service.expire_ejections(now)));
+        ejecting().append(&mut services);
+    }
+}
+
+impl Table {
+    fn named(&self, name: &str) -> Option<&Arc<Service>> {
+        self.list.get(*self.by_name.get(name)? as usize)
     }
 }
 
@@ -91,6 +109,10 @@ pub struct Service {
     changes: Mutex<()>,
     next: AtomicUsize,
     least: OnceLock<LeastLoaded>,
+    /// Whether the configuration has it.
+    configured: AtomicBool,
+    /// The numbers of services that have ejected endpoints, or had.
+    ejecting: Arc<Mutex<BTreeSet<u32>>>,
     /// Breakers that are not of one endpoint, by scope, for the admin page.
     pub breakers: Mutex<HashMap<String, BreakerState>>,
 }
@@ -123,7 +145,7 @@ impl EndpointSet {
 }
 
 impl Service {
-    fn new(id: u32, name: &str, options: ServiceOptions) -> Self {
+    fn new(id: u32, name: &str, options: ServiceOptions, ejecting: Arc<Mutex<BTreeSet<u32>>>) -> Self {
         Self {
             id,
             name: name.into(),
@@ -132,6 +154,8 @@ impl Service {
             changes: Mutex::default(),
             next: AtomicUsize::new(0),
             least: OnceLock::new(),
+            configured: AtomicBool::new(false),
+            ejecting,
             breakers: Mutex::default(),
         }
     }
@@ -149,6 +173,21 @@ impl Service {
     pub fn configure(&self, config: &config::Service) {
         self.options.store(Arc::new(ServiceOptions::of(config)));
         self.set_endpoints(&config.endpoints);
+        self.configured.store(true, Ordering::Release);
+    }
+
+    /// The configuration has it no more. Exchanges in progress still use it.
+    pub fn leave(&self) {
+        self.configured.store(false, Ordering::Release);
+    }
+
+    pub fn is_configured(&self) -> bool {
+        self.configured.load(Ordering::Acquire)
+    }
+
+    /// Whether it has an endpoint at this address.
+    pub fn has(&self, address: &str) -> bool {
+        self.endpoints.load().iter().any(|endpoint| &*endpoint.address == address)
     }
 
     /// Replaces the endpoints. One that stays, by its address, keeps its number and its load.
@@ -181,30 +220,34 @@ impl Service {
 
     /// Takes an endpoint out of picking until `until`, unless it is the last one left.
     pub fn eject(&self, id: u32, until: u64, now: u64) -> bool {
-        self.change(|before| {
+        let ejected = self.change(|before| {
             let others = before.iter().any(|endpoint| endpoint.id != id && !endpoint.is_ejected(now));
             let endpoint = before.get(id).filter(|_| others)?;
             endpoint.ejected_until.store(until, Ordering::Release);
             Some(before.by_id.clone())
-        })
+        });
+        if ejected {
+            self.ejecting.lock().unwrap_or_else(PoisonError::into_inner).insert(self.id);
+        }
+        ejected
     }
 
-    /// Announces that ejections have ended. Called now and then by the control thread.
-    pub fn expire_ejections(&self, now: u64) {
+    /// Announces that ejections have ended. Returns whether others last.
+    fn expire_ejections(&self, now: u64) -> bool {
         let expired = |endpoint: &Arc<Endpoint>| {
             let until = endpoint.ejected_until.load(Ordering::Acquire);
             until != 0 && until <= now
         };
-        if !self.endpoints.load().iter().any(expired) {
-            return;
+        if self.endpoints.load().iter().any(expired) {
+            self.change(|before| {
+                before
+                    .iter()
+                    .filter(|endpoint| expired(endpoint))
+                    .for_each(|endpoint| endpoint.ejected_until.store(0, Ordering::Release));
+                Some(before.by_id.clone())
+            });
         }
-        self.change(|before| {
-            before
-                .iter()
-                .filter(|endpoint| expired(endpoint))
-                .for_each(|endpoint| endpoint.ejected_until.store(0, Ordering::Release));
-            Some(before.by_id.clone())
-        });
+        self.endpoints.load().iter().any(|endpoint| endpoint.is_ejected(now))
     }
 
     fn change(&self, next: impl FnOnce(&EndpointSet) -> Option<Vec<Option<Arc<Endpoint>>>>) -> bool {

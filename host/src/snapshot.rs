@@ -2,18 +2,22 @@
 
 mod build;
 mod policies;
+mod routes;
+mod services;
 
 use crate::config::Config;
 use crate::keys::Keys;
 use crate::listener::sockets::Sockets;
 use crate::plugin::{Plugins, Policy};
-use crate::route::Routes;
 use crate::service::Service;
+use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::handles::RouteMetrics;
+use crate::telemetry::record::Kind;
 pub use build::{Built, build};
 use prometheus_client::metrics::gauge::Gauge;
+pub use routes::RouteTable;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// One generation of the node's configuration.
@@ -28,8 +32,9 @@ pub struct Snapshot {
     pub policies: BTreeMap<String, Arc<Policy>>,
     /// By number; number 0 is the chain without policies.
     pub chains: Vec<Vec<Arc<Policy>>>,
-    routes: Routes,
-    entries: Vec<Arc<Route>>,
+    pub routes: Arc<RouteTable>,
+    /// The services whose endpoints or options are not those of the generation before.
+    pub changed_services: Vec<Arc<str>>,
     _live: Live,
 }
 
@@ -47,7 +52,15 @@ pub struct Route {
     pub timeout: Option<Duration>,
     pub attempt_timeout: Option<Duration>,
     pub stream_idle_timeout: Option<Duration>,
-    pub metrics: Arc<RouteMetrics>,
+    /// From the first exchange on: of many routes few may ever be used.
+    metrics: OnceLock<Arc<RouteMetrics>>,
+}
+
+impl Route {
+    /// What its exchanges count in.
+    pub fn metrics(&self, metrics: &Metrics) -> &Arc<RouteMetrics> {
+        self.metrics.get_or_init(|| metrics.route(Kind::Call, &self.name))
+    }
 }
 
 /// Counts the snapshots in memory.
@@ -79,6 +92,7 @@ impl Snapshot {
         method: &http::Method,
         headers: &http::HeaderMap,
     ) -> Option<&Arc<Route>> {
-        self.entries.get(self.routes.find(listener, host, path, method, headers)?)
+        let table = &*self.routes;
+        table.entries.get(table.routes.find(listener, host, path, method, headers)?)
     }
 }

@@ -68,6 +68,10 @@ pub struct Switch(Arc<Shared>);
 struct Shared {
     passthrough: AtomicBool,
     violation: OnceLock<Violation>,
+    /// Something of a request has come, and not all of it.
+    reading: AtomicBool,
+    /// Something was given to be written, and is perhaps not.
+    writing: AtomicBool,
 }
 
 impl Switch {
@@ -90,6 +94,13 @@ impl Switch {
     /// Why the connection was refused, for the log.
     pub fn violation(&self) -> Option<Violation> {
         self.0.violation.get().copied()
+    }
+
+    /// Whether nothing is on its way: no part of a request that is not complete, and no part of an answer.
+    pub fn is_at_rest(&self) -> bool {
+        let Shared { passthrough, violation, reading, writing } = &*self.0;
+        let busy = [passthrough, reading, writing].iter().any(|flag| flag.load(Ordering::Relaxed));
+        !busy && violation.get().is_none()
     }
 
     /// Whether bytes are no longer HTTP.
@@ -220,13 +231,21 @@ impl<T: AsyncRead + Unpin> AsyncRead for Strict<T> {
             let length = this.unread.len().min(buf.remaining());
             buf.put_slice(&this.unread.split_to(length));
         }
-        if passthrough { Poll::Ready(Ok(())) } else { Poll::Ready(this.check(buf, before)) }
+        if passthrough {
+            return Poll::Ready(Ok(()));
+        }
+        let checked = this.check(buf, before);
+        let between = this.framing.is_between() && this.unread.is_empty();
+        this.switch.0.reading.store(!between, Ordering::Relaxed);
+        Poll::Ready(checked)
     }
 }
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Strict<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write(cx, buf)
+        let this = self.get_mut();
+        this.switch.0.writing.store(true, Ordering::Relaxed);
+        Pin::new(&mut this.inner).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -234,7 +253,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Strict<T> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write_vectored(cx, bufs)
+        let this = self.get_mut();
+        this.switch.0.writing.store(true, Ordering::Relaxed);
+        Pin::new(&mut this.inner).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -242,7 +263,11 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Strict<T> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
+        let this = self.get_mut();
+        let flushed = ready!(Pin::new(&mut this.inner).poll_flush(cx));
+        // It is asked for once everything was written.
+        this.switch.0.writing.store(false, Ordering::Relaxed);
+        Poll::Ready(flushed)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

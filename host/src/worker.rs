@@ -1,11 +1,12 @@
 //! A worker: one thread with a runtime of its own, its connections, its upstream pools and its instances of policies.
 //!
 //! Nothing on the data path is shared between workers but atomics and the snapshot, so that nothing there waits for
-//! another thread.
+//! another thread. What one hands to another are whole requests (`listener/spread.rs`).
 
 use crate::call::body::RequestBody;
 use crate::chain::{BoundPolicy, Chain};
 use crate::listener::Listeners;
+use crate::listener::spread::Spread;
 use crate::node::Node;
 use crate::plugin::bindings::Hook;
 use crate::service::client::Clients;
@@ -26,6 +27,8 @@ pub struct Worker {
     pub telemetry: Arc<WorkerTelemetry>,
     pub clients: Clients<RequestBody>,
     pub listeners: Listeners,
+    /// Where streams may go if this worker is too busy.
+    pub spread: Spread,
     current: RefCell<Rc<Current>>,
     next_exchange: Cell<u64>,
     /// Open connections of callers.
@@ -33,15 +36,21 @@ pub struct Worker {
     endpoint_metrics: RefCell<EndpointTable>,
 }
 
-/// By service and address.
-type EndpointTable = HashMap<(Arc<str>, Arc<str>), Arc<EndpointMetrics>>;
+/// By service, then by address.
+type EndpointTable = HashMap<Arc<str>, HashMap<Arc<str>, Arc<EndpointMetrics>>>;
 
 /// The place of an exchange among all that are in progress on the node.
-pub struct Place(Arc<Node>);
+pub struct Place {
+    node: Arc<Node>,
+    worker: usize,
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Ordering::Relaxed);
+        self.node.active.fetch_sub(1, Ordering::Relaxed);
+        if let Some(seat) = self.node.seats.get(self.worker) {
+            seat.metrics.end();
+        }
     }
 }
 
@@ -52,6 +61,17 @@ pub struct Current {
     /// By the numbers of the snapshot's chains.
     chains: Vec<Rc<Chain>>,
     policies: HashMap<u64, Rc<BoundPolicy>>,
+    /// None before the first snapshot.
+    node: Option<Arc<Node>>,
+}
+
+/// The last worker to let go of a snapshot does not free it.
+impl Drop for Current {
+    fn drop(&mut self) {
+        if let Some(node) = &self.node {
+            node.retire(std::mem::take(&mut self.snapshot));
+        }
+    }
 }
 
 impl Current {
@@ -68,12 +88,14 @@ impl Worker {
             let metrics = node.telemetry.metrics.clone();
             Clients::new(move |service| metrics.service(service))
         };
+        let spread = Spread::new(&node, number);
         Rc::new(Self {
             node,
             number,
             telemetry,
             clients,
             listeners: Listeners::default(),
+            spread,
             current: RefCell::default(),
             next_exchange: Cell::new((number as u64) << 56),
             connections: Cell::new(0),
@@ -106,17 +128,38 @@ impl Worker {
             });
             policies.insert(policy.id, bound);
         }
-        // Connections to endpoints that left are closed once they are idle.
-        let services = self.node.services.all();
-        self.clients.retire(|service, address| {
-            let service = services.iter().find(|known| &*known.name == service);
-            service.is_some_and(|service| service.endpoints().iter().any(|endpoint| &*endpoint.address == address))
-        });
-        self.endpoint_metrics.borrow_mut().clear();
+        // What is to be done for each service is done for those that changed. Where generations were left out that is not
+        // known.
+        let is_next = before.snapshot.generation + 1 == snapshot.generation;
+        self.follow_services(is_next.then_some(&snapshot.changed_services));
         let chain = |chain: &Vec<Arc<crate::plugin::Policy>>| {
             Rc::new(Chain::new(chain.iter().filter_map(|policy| policies.get(&policy.id).cloned()).collect()))
         };
-        Current { chains: snapshot.chains.iter().map(chain).collect(), policies, snapshot }
+        Current {
+            chains: snapshot.chains.iter().map(chain).collect(),
+            policies,
+            snapshot,
+            node: Some(self.node.clone()),
+        }
+    }
+
+    /// Lets go of endpoints that left services which may have changed: `None` is any. Their connections are closed once
+    /// they are idle.
+    fn follow_services(&self, changed: Option<&Vec<Arc<str>>>) {
+        let services = &self.node.services;
+        let mut metrics = self.endpoint_metrics.borrow_mut();
+        let mut follow = |name: &str| {
+            metrics.remove(name);
+            let service = services.named(name);
+            self.clients.retire(name, |address| service.as_ref().is_some_and(|service| service.has(address)));
+        };
+        match changed {
+            Some(changed) => changed.iter().for_each(|name| follow(name)),
+            None => {
+                self.clients.services().iter().for_each(|name| follow(name));
+                metrics.clear();
+            }
+        }
     }
 
     pub fn next_exchange_id(&self) -> u64 {
@@ -128,7 +171,10 @@ impl Worker {
     /// A place for one more exchange, if there is one.
     pub fn enter(&self) -> Option<Place> {
         let max = self.current.borrow().snapshot.config.limits.max_pending;
-        let place = Place(self.node.clone());
+        let place = Place { node: self.node.clone(), worker: self.number };
+        if let Some(seat) = self.node.seats.get(self.number) {
+            seat.metrics.begin();
+        }
         (self.node.active.fetch_add(1, Ordering::Relaxed) < max).then_some(place)
     }
 
@@ -140,11 +186,11 @@ impl Worker {
 
     pub fn endpoint_metrics(&self, service: &Arc<str>, address: &Arc<str>) -> Arc<EndpointMetrics> {
         let mut known = self.endpoint_metrics.borrow_mut();
-        if let Some(metrics) = known.get(&(service.clone(), address.clone())) {
+        if let Some(metrics) = known.get(service).and_then(|of_service| of_service.get(address)) {
             return metrics.clone();
         }
         let metrics = self.node.telemetry.metrics.endpoint(service, address);
-        known.insert((service.clone(), address.clone()), metrics.clone());
+        known.entry(service.clone()).or_default().insert(address.clone(), metrics.clone());
         metrics
     }
 

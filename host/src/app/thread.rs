@@ -1,5 +1,6 @@
 //! A worker's thread: it follows the node from snapshot to snapshot, and drains when the node does.
 
+use crate::listener::spread;
 use crate::node::Node;
 use crate::worker::Worker;
 use std::io;
@@ -21,6 +22,7 @@ fn work(runtime: &Runtime, node: Arc<Node>, number: usize, mut drain: watch::Rec
     let local = LocalSet::new();
     local.block_on(runtime, async {
         let worker = Worker::new(node.clone(), number);
+        tokio::task::spawn_local(spread::take(worker.clone()));
         tokio::select! {
             () = snapshots(&worker) => {}
             () = housekeeping(&worker) => {}

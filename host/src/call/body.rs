@@ -1,6 +1,7 @@
 //! Bodies on their way: the caller's, kept for another attempt as far as the limit goes, and the answer's, which carries
 //! its exchange to the end.
 
+mod incoming;
 mod read;
 mod relay;
 mod upload;
@@ -12,11 +13,12 @@ use crate::outcome::FailureKind;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use humantime::format_duration;
+pub use incoming::CallerBody;
 pub use read::Read;
 pub use relay::Relay;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use thiserror::Error;
 pub use upload::{RequestBody, Upload};
 
@@ -66,6 +68,21 @@ impl ResponseBody {
         let owed = Owed::here();
         owed.given(None);
         Self::Own(Some(body), exchange, owed)
+    }
+
+    /// By when the caller has to take what it is given.
+    pub fn deadline(&self) -> Option<Instant> {
+        match self {
+            Self::Relay(relay) => relay.deadline(),
+            Self::Own(..) | Self::Empty => None,
+        }
+    }
+
+    /// Says how the caller's stream has ended, where that is known on another worker alone.
+    pub fn left(&mut self, is_whole: bool, is_late: bool) {
+        if let Self::Relay(relay) = self {
+            relay.left(is_whole, is_late);
+        }
     }
 }
 

@@ -36,20 +36,24 @@ impl fmt::Display for Kind {
 /// matter.
 #[derive(Debug, Default)]
 pub(super) struct Names {
-    defined: BTreeMap<(Kind, String), Position>,
+    defined: BTreeMap<Kind, BTreeMap<String, Position>>,
     used: Vec<(Kind, String, Position)>,
 }
 
 impl Names {
     /// Defines a name; the error is the place that defined it first.
     pub(super) fn define(&mut self, kind: Kind, name: &str, at: Position) -> Result<(), Position> {
-        match self.defined.entry((kind, name.to_owned())) {
+        match self.defined.entry(kind).or_default().entry(name.to_owned()) {
             Entry::Vacant(free) => {
                 free.insert(at);
                 Ok(())
             }
             Entry::Occupied(taken) => Err(*taken.get()),
         }
+    }
+
+    pub(super) fn defines(&self, kind: Kind, name: &str) -> bool {
+        self.defined.get(&kind).is_some_and(|names| names.contains_key(name))
     }
 
     /// Notes that something refers to a name.
@@ -59,14 +63,12 @@ impl Names {
 
     /// Every reference to a name that nothing defines: place, message, hint.
     pub(super) fn unresolved(&self) -> impl Iterator<Item = (Position, String, String)> {
-        self.used.iter().filter(|(kind, name, _)| !self.defined.contains_key(&(*kind, name.clone()))).map(
-            |(kind, name, at)| {
-                let known = self.defined.keys().filter(|(k, _)| k == kind);
-                let hint = suggest(name, known.map(|(_, name)| name.as_str()))
-                    .unwrap_or_else(|| format!("the file defines no {kind}"));
-                (*at, format!("unknown {kind} {name:?}"), hint)
-            },
-        )
+        self.used.iter().filter(|(kind, name, _)| !self.defines(*kind, name)).map(|(kind, name, at)| {
+            let known = self.defined.get(kind).into_iter().flat_map(BTreeMap::keys);
+            let hint =
+                suggest(name, known.map(String::as_str)).unwrap_or_else(|| format!("the file defines no {kind}"));
+            (*at, format!("unknown {kind} {name:?}"), hint)
+        })
     }
 }
 

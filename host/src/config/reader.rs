@@ -17,31 +17,40 @@ use super::values;
 pub(super) struct Reader<'a> {
     file: &'a Path,
     text: &'a str,
-    /// The byte offset at which each line starts.
-    lines: Vec<usize>,
+    /// The byte offset at which each line starts, and its number from 0.
+    lines: Vec<(usize, usize)>,
     names: RefCell<Names>,
     problems: RefCell<Vec<Problem>>,
 }
 
 impl<'a> Reader<'a> {
     pub(super) fn new(file: &'a Path, text: &'a str) -> Self {
-        let after_newlines = text.match_indices('\n').map(|(newline, _)| newline + 1);
-        Self {
-            file,
-            text,
-            lines: std::iter::once(0).chain(after_newlines).collect(),
-            names: RefCell::default(),
-            problems: RefCell::default(),
+        Self::of_pieces(file, text, &[(0, 0)])
+    }
+
+    /// For a text put together from pieces of a file: each with the byte at which it begins here, and how many lines the
+    /// file has before it. They begin with lines.
+    pub(super) fn of_pieces(file: &'a Path, text: &'a str, pieces: &[(usize, usize)]) -> Self {
+        let ends = pieces.iter().skip(1).map(|(start, _)| *start).chain([usize::MAX]);
+        let mut lines = Vec::new();
+        let mut starts = std::iter::once(0).chain(text.match_indices('\n').map(|(newline, _)| newline + 1)).peekable();
+        for ((_, before), end) in pieces.iter().zip(ends) {
+            let mut number = *before;
+            while let Some(start) = starts.next_if(|start| *start < end) {
+                lines.push((start, number));
+                number += 1;
+            }
         }
+        Self { file, text, lines, names: RefCell::default(), problems: RefCell::default() }
     }
 
     /// Line and column of a byte of the text.
     pub(super) fn position(&self, offset: usize) -> Position {
-        let line = self.lines.partition_point(|start| *start <= offset);
-        let start = self.lines.get(line.saturating_sub(1)).copied().unwrap_or(0);
+        let line = self.lines.partition_point(|(start, _)| *start <= offset).saturating_sub(1);
+        let (start, line) = self.lines.get(line).copied().unwrap_or_default();
         let before = self.text.get(start..offset).unwrap_or_default();
-        let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        Position { line: number(line), column: number(before.chars().count() + 1) }
+        let number = |n: usize| u32::try_from(n + 1).unwrap_or(u32::MAX);
+        Position { line: number(line), column: number(before.chars().count()) }
     }
 
     pub(super) fn report(&self, at: Position, message: impl Into<String>, hint: impl Into<String>) {
@@ -61,6 +70,11 @@ impl<'a> Reader<'a> {
     /// Asks that something named `name` be defined somewhere in the file.
     pub(super) fn refer(&self, kind: Kind, name: &str, at: Position) {
         self.names.borrow_mut().refer(kind, name, at);
+    }
+
+    /// What was found wrong so far, and all names: more may be defined elsewhere.
+    pub(super) fn names(self) -> (Vec<Problem>, Names) {
+        (self.problems.into_inner(), self.names.into_inner())
     }
 
     /// Resolves the references and hands over all that was found wrong.

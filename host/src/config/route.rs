@@ -42,6 +42,17 @@ pub struct Route {
     pub stream_idle_timeout: Option<Option<Duration>>,
 }
 
+impl Route {
+    /// What it refers to by name.
+    pub(super) fn names(&self) -> [(Kind, Option<&str>); 3] {
+        [
+            (Kind::Listener, self.listener.as_deref()),
+            (Kind::Service, Some(&self.service)),
+            (Kind::Chain, self.chain.as_deref()),
+        ]
+    }
+}
+
 /// What a call must be for a route to take it. A part that is absent takes every call.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]

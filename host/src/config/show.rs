@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::HeaderName;
@@ -45,6 +46,11 @@ pub(super) fn optional_duration<S: Serializer>(duration: &Option<Duration>, seri
 
 pub(super) fn each<T: Display, S: Serializer>(items: &[T], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(items.iter().map(T::to_string))
+}
+
+/// What is shared.
+pub(super) fn items<T: Serialize, S: Serializer>(items: &[Arc<T>], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(items.iter().map(|item| &**item))
 }
 
 pub(super) fn headers<S: Serializer>(headers: &[(HeaderName, String)], serializer: S) -> Result<S::Ok, S::Error> {

@@ -1,5 +1,6 @@
 //! What whole files mean, and what is told of files with problems.
 
+mod document;
 mod documented;
 mod naming;
 mod robust;

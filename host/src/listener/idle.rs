@@ -1,4 +1,4 @@
-//! HTTP/2 connections without a stream, which end after a while.
+//! HTTP/2 connections without a stream, which end after a while. HTTP/1 counts its calls the same way.
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -12,6 +12,7 @@ use tokio::time::{Instant, Sleep, sleep};
 /// The streams of one connection.
 pub struct Streams {
     open: Cell<usize>,
+    ended: Cell<u64>,
     idle_since: Cell<Instant>,
 }
 
@@ -20,12 +21,22 @@ pub struct Stream(Rc<Streams>);
 
 impl Streams {
     pub fn new() -> Rc<Self> {
-        Rc::new(Self { open: Cell::new(0), idle_since: Cell::new(Instant::now()) })
+        Rc::new(Self { open: Cell::new(0), ended: Cell::new(0), idle_since: Cell::new(Instant::now()) })
     }
 
     pub fn begin(self: &Rc<Self>) -> Stream {
         self.open.set(self.open.get() + 1);
         Stream(self.clone())
+    }
+
+    /// Streams in progress.
+    pub fn open(&self) -> usize {
+        self.open.get()
+    }
+
+    /// Streams that were in progress.
+    pub fn ended(&self) -> u64 {
+        self.ended.get()
     }
 
     /// When the connection will have been idle for `limit`, as far as can be told now.
@@ -38,6 +49,7 @@ impl Streams {
 impl Drop for Stream {
     fn drop(&mut self) {
         self.0.open.set(self.0.open.get() - 1);
+        self.0.ended.set(self.0.ended.get() + 1);
         self.0.idle_since.set(Instant::now());
     }
 }

@@ -36,13 +36,17 @@ impl Lent {
 }
 
 impl Left {
+    /// The socket, if it is no longer lent.
+    pub fn take(&self) -> Option<TcpStream> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     /// Says that nothing more comes, and throws away what the caller still sends, until it closes too.
     ///
     /// A socket that is closed with something unread resets the connection, and the caller loses those answers that it has
     /// not read yet (RFC 9112, section 9.6). A tunnel keeps its socket, and then there is nothing to do.
     pub async fn close(self) {
-        let stream = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(mut stream) = stream else { return };
+        let Some(mut stream) = self.take() else { return };
         let closed = async {
             stream.shutdown().await?;
             copy(&mut stream, &mut sink()).await

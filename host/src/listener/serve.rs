@@ -1,10 +1,12 @@
 //! One accepted connection: tell HTTP/1.1 from HTTP/2, and serve it within its limits.
 
 use super::idle::{EndsWhenIdle, OnStream, Streams};
-use super::linger::Lent;
+use super::linger::{Left, Lent};
+use super::rest::{REST, UntilRest};
+use super::spread;
 use super::stalled::Impatient;
 use super::{Connection, Listener, until_drained};
-use crate::call;
+use crate::call::{self, body::CallerBody};
 use crate::config::Limits;
 use crate::flood::{Guard, Peer};
 use crate::leash::leashed;
@@ -15,6 +17,7 @@ use bytes::{Bytes, BytesMut};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -54,9 +57,18 @@ pub(super) async fn serve(
     if !speaks(&stream, limits.idle_timeout, drain.clone()).await {
         return;
     }
-    let Ok(Ok((is_http2, read))) = timeout(limits.header_timeout, sniff(&mut stream)).await else { return };
+    let Ok(Ok((is_http2, mut read))) = timeout(limits.header_timeout, sniff(&mut stream)).await else { return };
     let caller = Caller { worker, listener, peer, client: peer.to_string().into(), limits, drain };
-    if is_http2 { caller.http2(stream, read).await } else { caller.http1(stream, read).await }
+    // In boxes of their own: a connection over which nothing comes is not to take their space.
+    if is_http2 {
+        return Box::pin(caller.http2(stream, read)).await;
+    }
+    while let Some(rests) = Box::pin(caller.http1(stream, read)).await {
+        (stream, read) = (rests, Bytes::new());
+        if !speaks(&stream, caller.limits.idle_timeout.saturating_sub(REST), caller.drain.clone()).await {
+            return;
+        }
+    }
 }
 
 /// Who is served, and how.
@@ -75,7 +87,29 @@ impl Caller {
         Connection::new(self.listener.clone(), self.peer, self.client.clone(), switch)
     }
 
-    async fn http1(self, stream: TcpStream, read: Bytes) {
+    /// Returns the socket of a connection that rests.
+    async fn http1(&self, stream: TcpStream, read: Bytes) -> Option<TcpStream> {
+        let (ends, left, switch, rests) = self.begin_http1(stream, read);
+        // The socket tells whether the caller takes anything: what it was given, hyper may still have.
+        let ended = leashed(Option::<Duration>::None, ends).await;
+        if rests.get() {
+            return left.take();
+        }
+        if ended.is_some() {
+            left.close().await;
+        }
+        if let Some(violation) = switch.violation() {
+            self.refused(violation);
+        }
+        None
+    }
+
+    /// Not part of [`http1`](Self::http1), which would keep places for all of this as long as the connection lasts.
+    fn begin_http1(
+        &self,
+        stream: TcpStream,
+        read: Bytes,
+    ) -> (impl Future<Output = ()> + use<>, Left, Switch, Rc<Cell<bool>>) {
         let limits = &self.limits;
         let heads = strict::Limits {
             max_target_bytes: limits.max_target_bytes,
@@ -86,26 +120,28 @@ impl Caller {
         let strict = Strict::new(stream, read, heads).head_timeout(limits.header_timeout);
         let switch = strict.switch();
         let mut http = http1::Builder::new();
-        // To hyper the time between two requests is part of reading the next one's head; `Strict` times the head itself.
-        http.timer(TokioTimer::new()).header_read_timeout(limits.idle_timeout);
+        // `Strict` times a head, and between two requests the connection rests. Only one that may not wait until then needs
+        // hyper's timer, which has to be set and taken back for each request.
+        if limits.idle_timeout <= 2 * REST {
+            http.timer(TokioTimer::new()).header_read_timeout(limits.idle_timeout);
+        }
         if limits.max_headers > 100 {
             http.max_headers(limits.max_headers);
         }
-        let (worker, connection) = (self.worker.clone(), self.connection(Some(switch.clone())));
+        let (calls, worker, connection) = (Streams::new(), self.worker.clone(), self.connection(Some(switch.clone())));
+        let counted = calls.clone();
         let service = service_fn(move |request| {
-            let call = call::call(worker.clone(), connection.clone(), request);
-            async move { Ok::<_, Infallible>(call.await) }
+            let counted = counted.begin();
+            let call = call::call(worker.clone(), connection.clone(), request.map(CallerBody::from));
+            async move { Ok::<_, Infallible>(call.await.map(|body| OnStream::new(body, counted))) }
         });
         let stream = TokioIo::new(Impatient::new(strict, limits.write_timeout, Some(switch.clone())));
         let served = http.serve_connection(stream, service).with_upgrades();
-        let ends = until_drained(served, self.drain.clone(), |served| served.graceful_shutdown());
-        // The socket tells whether the caller takes anything: what it was given, hyper may still have.
-        if leashed(Option::<Duration>::None, ends).await.is_some() {
-            left.close().await;
-        }
-        if let Some(violation) = switch.violation() {
-            self.refused(violation);
-        }
+        let served = UntilRest::new(served, calls, switch.clone(), REST);
+        let rests = served.rests();
+        let ends =
+            until_drained(served, self.drain.clone(), |served| served.get_mut().connection().graceful_shutdown());
+        (ends, left, switch, rests)
     }
 
     async fn http2(self, stream: TcpStream, read: Bytes) {
@@ -117,8 +153,11 @@ impl Caller {
         let (worker, connection, counted) = (self.worker.clone(), self.connection(None), streams.clone());
         let service = service_fn(move |request| {
             let stream = counted.begin();
-            let call = call::call(worker.clone(), connection.clone(), request);
-            async move { Ok::<_, Infallible>(call.await.map(|body| OnStream::new(body, stream))) }
+            let (worker, connection, streams) = (worker.clone(), connection.clone(), counted.clone());
+            async move {
+                let answer = spread::answer(worker, connection, streams, request).await?;
+                Ok::<_, spread::Lost>(answer.map(|body| OnStream::new(body, stream)))
+            }
         });
         let served = http2::Builder::new(LocalExecutor { patience: limits.write_timeout })
             .timer(TokioTimer::new())
@@ -175,5 +214,30 @@ struct LocalExecutor {
 impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExecutor {
     fn execute(&self, task: F) {
         tokio::task::spawn_local(leashed(self.patience, task));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes of what a function that waits has to keep meanwhile.
+    macro_rules! kept_by {
+        ($function:expr, $($argument:ident)+) => {{
+            fn kept<$($argument,)+ F: Future>(_: impl FnOnce($($argument),+) -> F) -> usize {
+                size_of::<F>()
+            }
+            kept($function)
+        }};
+    }
+
+    #[test]
+    fn a_connection_keeps_no_place_for_what_it_may_never_do() {
+        let call = kept_by!(call::call, A B C);
+        for (what, bytes) in
+            [("before the first byte", kept_by!(serve, A B C D E)), ("HTTP/2", kept_by!(Caller::http2, A B C))]
+        {
+            assert!(bytes < 2048 && bytes < call / 2, "{what}: {bytes} bytes, and a call has {call}");
+        }
     }
 }

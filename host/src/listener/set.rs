@@ -4,7 +4,7 @@ use super::sockets::Sockets;
 use crate::config;
 use crate::snapshot::Snapshot;
 use crate::worker::{Current, Worker};
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, Ref, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -12,7 +12,7 @@ use tokio::sync::watch;
 /// A listener as one worker serves it. Its connections hold it, and outlive it in the configuration.
 pub struct Listener {
     pub sockets: Arc<Sockets>,
-    config: RefCell<Rc<config::Listener>>,
+    config: RefCell<Arc<config::Listener>>,
     /// True: accept no more, and let connections end what they have begun.
     drain: watch::Sender<bool>,
     /// The last generation that had it, once there is one that has not. What still comes over its connections goes by
@@ -21,8 +21,8 @@ pub struct Listener {
 }
 
 impl Listener {
-    pub fn config(&self) -> Rc<config::Listener> {
-        self.config.borrow().clone()
+    pub fn config(&self) -> Ref<'_, Arc<config::Listener>> {
+        self.config.borrow()
     }
 
     /// What the next exchange over one of its connections goes by.
@@ -64,12 +64,17 @@ impl Listeners {
                 continue;
             };
             match serving.iter().find(|listener| Arc::ptr_eq(sockets, &listener.sockets)) {
-                Some(listener) if *listener.config() == *config => {}
-                Some(listener) => drop(listener.config.replace(Rc::new(config.clone()))),
+                Some(listener) if **listener.config() == *config => {}
+                Some(listener) => drop(listener.config.replace(Arc::new(config.clone()))),
                 None if self.draining.get() => {}
                 None => serving.extend(begin(worker, sockets, config)),
             }
         }
+    }
+
+    /// The listener with these sockets, unless it has left.
+    pub fn of(&self, sockets: &Arc<Sockets>) -> Option<Rc<Listener>> {
+        self.serving.borrow().iter().find(|listener| Arc::ptr_eq(sockets, &listener.sockets)).cloned()
     }
 
     /// Whether some socket is not closed yet.
@@ -94,7 +99,7 @@ fn begin(worker: &Rc<Worker>, sockets: &Arc<Sockets>, config: &config::Listener)
     });
     let listener = Rc::new(Listener {
         sockets: sockets.clone(),
-        config: RefCell::new(Rc::new(config.clone())),
+        config: RefCell::new(Arc::new(config.clone())),
         drain: watch::Sender::new(false),
         last: OnceCell::new(),
     });

@@ -123,32 +123,32 @@ impl<B: Outgoing> Clients<B> {
 impl<B> Clients<B> {
     /// Closes connections that have been idle for longer than their service's `idle-timeout`. For every second or so.
     pub fn close_idle(&self, now: Instant) {
-        self.keep_pools(|_, _, pool| {
-            match pool {
-                Pool::Http1(pool) => pool.close_idle(now),
-                Pool::Http2(pool) => pool.close_idle(now),
-            }
-            pool.slots().open() > 0 || pool.slots().waiting() > 0
-        });
-    }
-
-    /// Lets go of endpoints that left, by service and address. Their idle connections are closed at once, the others
-    /// when their exchanges have ended.
-    pub fn retire(&self, keep: impl Fn(&str, &str) -> bool) {
-        self.keep_pools(|service, address, _| keep(service, address));
-    }
-
-    fn keep_pools(&self, keep: impl Fn(&str, &str, &Pool<B>) -> bool) {
-        self.services.borrow_mut().retain(|service, upstream| {
-            upstream.pools.retain(|address, pool| {
-                let stays = keep(service, address, pool);
-                if !stays {
-                    pool.let_go();
+        self.services.borrow_mut().retain(|_, upstream| {
+            upstream.keep_pools(|_, pool| {
+                match pool {
+                    Pool::Http1(pool) => pool.close_idle(now),
+                    Pool::Http2(pool) => pool.close_idle(now),
                 }
-                stays
+                pool.slots().open() > 0 || pool.slots().waiting() > 0
             });
             !upstream.pools.is_empty()
         });
+    }
+
+    /// Lets go of endpoints of a service that left, by address. Their idle connections are closed at once, the others when
+    /// their exchanges have ended.
+    pub fn retire(&self, service: &str, keep: impl Fn(&str) -> bool) {
+        let mut services = self.services.borrow_mut();
+        let Some(upstream) = services.get_mut(service) else { return };
+        upstream.keep_pools(|address, _| keep(address));
+        if upstream.pools.is_empty() {
+            services.remove(service);
+        }
+    }
+
+    /// The services to which there are connections.
+    pub fn services(&self) -> Vec<Arc<str>> {
+        self.services.borrow().keys().cloned().collect()
     }
 
     pub fn counts(&self) -> Counts {
@@ -160,6 +160,18 @@ impl<B> Clients<B> {
             idle: counts.idle + pool.idle(),
             waiting: counts.waiting + pool.slots().waiting(),
         })
+    }
+}
+
+impl<B> Upstream<B> {
+    fn keep_pools(&mut self, keep: impl Fn(&str, &Pool<B>) -> bool) {
+        self.pools.retain(|address, pool| {
+            let stays = keep(address, pool);
+            if !stays {
+                pool.let_go();
+            }
+            stays
+        });
     }
 }
 

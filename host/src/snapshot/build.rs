@@ -1,19 +1,19 @@
 //! From a configuration and plugins to a snapshot, or to all the problems there are.
 
 use super::policies::{self, PolicyInput};
-use super::{Live as Counted, Route, Snapshot};
+use super::routes::RouteTable;
+use super::services::Changes;
+use super::{Live as Counted, Snapshot};
 use crate::config::{self, Algorithm, Config, Problem};
 use crate::keys::{self, KeySpec, Keys};
 use crate::listener::sockets::Sockets;
 use crate::node::Node;
 use crate::plugin::Plugins;
-use crate::route::{RouteSpec, Routes};
-use crate::service::{Service, ServiceOptions};
+use crate::service::ServiceOptions;
 use crate::telemetry::host_log;
 use crate::telemetry::metrics::Live;
 use crate::telemetry::record::Kind;
-use http::HeaderValue;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -55,13 +55,9 @@ pub fn build(node: &Node, file: &Path, config: Arc<Config>, plugins: Plugins) ->
         refused.extend(made.refused);
         by_name.insert(config.name.clone(), made.policy);
     }
-    let mut chains = vec![Vec::new()];
-    let mut chain_numbers = HashMap::new();
-    for (name, policies) in &config.chains {
-        chain_numbers.insert(name.as_str(), chains.len());
-        chains.push(policies.iter().filter_map(|policy| by_name.get(policy).cloned()).collect());
-    }
-    let (routes, entries) = routes(node, file, &config, &chain_numbers)?;
+    let of_chain = |policies: &Vec<String>| policies.iter().filter_map(|policy| by_name.get(policy).cloned()).collect();
+    let chains = std::iter::once(Vec::new()).chain(config.chains.values().map(of_chain)).collect();
+    let routes = RouteTable::build(node, file, &config, &previous.routes)?;
     let snapshot = Snapshot {
         generation: previous.generation + 1,
         listeners: Vec::new(),
@@ -70,7 +66,7 @@ pub fn build(node: &Node, file: &Path, config: Arc<Config>, plugins: Plugins) ->
         policies: by_name,
         chains,
         routes,
-        entries,
+        changed_services: Vec::new(),
         _live: Counted::new(&node.telemetry.metrics.live_generations),
         config,
     };
@@ -85,16 +81,23 @@ impl Built {
     pub fn publish(mut self, node: &Node, file: &Path) -> Result<Arc<Snapshot>, Vec<Problem>> {
         let before = node.snapshot();
         self.snapshot.listeners = Sockets::of(node, file, &self.snapshot.config, &before.listeners)?;
-        let config = &self.snapshot.config;
-        for service in &config.services {
-            service_of(node, service).configure(service);
+        let config = self.snapshot.config.clone();
+        let changes = Changes::between(&before.config.services, &config.services);
+        for service in &changes.changed {
+            let known = node.services.intern(&service.name, ServiceOptions::of(service));
+            known.configure(service);
+            self.snapshot.changed_services.push(known.name.clone());
+        }
+        for service in changes.gone.iter().filter_map(|service| node.services.named(&service.name)) {
+            service.leave();
+            self.snapshot.changed_services.push(service.name.clone());
         }
         node.retry_budget.set(config.retry_budget.percent, config.retry_budget.min_per_second);
         node.telemetry.log.set_mode(config.log.exchanges.into());
         host_log::set_level(config.log.level);
         node.cells.retain(|policy| config.policies.contains_key(policy));
         let snapshot = node.publish(self.snapshot);
-        node.telemetry.metrics.retain(&live(node, &snapshot));
+        node.telemetry.metrics.retain(&InUse { node, snapshot: &snapshot });
         tell_listeners(&before, &snapshot);
         Ok(snapshot)
     }
@@ -111,25 +114,36 @@ fn tell_listeners(before: &Snapshot, after: &Snapshot) {
 }
 
 /// What the metrics are still about.
-fn live(node: &Node, snapshot: &Snapshot) -> Live {
-    let names = |names: &mut dyn Iterator<Item = &String>| names.map(|name| Arc::from(name.as_str())).collect();
-    let services: Vec<Arc<Service>> =
-        snapshot.config.services.iter().map(|service| service_of(node, service)).collect();
-    let endpoints = |service: &Arc<Service>| -> Vec<(Arc<str>, Arc<str>)> {
-        service.endpoints().iter().map(|endpoint| (service.name.clone(), endpoint.address.clone())).collect()
-    };
-    Live {
-        routes: snapshot.entries.iter().map(|route| (Kind::Call, route.name.clone())).collect(),
-        services: services.iter().map(|service| service.name.clone()).collect(),
-        endpoints: services.iter().flat_map(endpoints).collect(),
-        listeners: names(&mut snapshot.config.listeners.iter().map(|listener| &listener.name)),
-        policies: names(&mut snapshot.config.policies.keys()),
-        plugins: names(&mut snapshot.plugins.keys()),
-    }
+struct InUse<'a> {
+    node: &'a Node,
+    snapshot: &'a Snapshot,
 }
 
-fn service_of(node: &Node, service: &config::Service) -> Arc<Service> {
-    node.services.intern(&service.name, ServiceOptions::of(service))
+impl Live for InUse<'_> {
+    fn route(&self, kind: Kind, name: &str) -> bool {
+        kind == Kind::Call && self.snapshot.routes.has(name)
+    }
+
+    fn service(&self, name: &str) -> bool {
+        self.node.services.named(name).is_some_and(|service| service.is_configured())
+    }
+
+    fn endpoint(&self, service: &str, address: &str) -> bool {
+        let service = self.node.services.named(service).filter(|service| service.is_configured());
+        service.is_some_and(|service| service.has(address))
+    }
+
+    fn listener(&self, name: &str) -> bool {
+        self.snapshot.listeners.iter().any(|listener| &*listener.name == name)
+    }
+
+    fn policy(&self, name: &str) -> bool {
+        self.snapshot.policies.contains_key(name)
+    }
+
+    fn plugin(&self, name: &str) -> bool {
+        self.snapshot.plugins.contains_key(name)
+    }
 }
 
 /// Parts of the configuration that this version reads but does not do yet.
@@ -167,57 +181,4 @@ fn keys(file: &Path, config: &Config, previous: &Snapshot) -> Result<Arc<Keys>, 
         let position = |name: &str| config.keys.get(name).map_or(config::Position::FILE, config::Key::file_position);
         problems.into_iter().map(|problem| Problem::new(file, position(&problem.key), problem.to_string())).collect()
     })
-}
-
-type Table = (Routes, Vec<Arc<Route>>);
-
-fn routes(node: &Node, file: &Path, config: &Config, chains: &HashMap<&str, usize>) -> Result<Table, Vec<Problem>> {
-    let services: HashMap<&str, Arc<Service>> =
-        config.services.iter().map(|service| (service.name.as_str(), service_of(node, service))).collect();
-    let mut specs = Vec::new();
-    let mut entries = Vec::new();
-    let mut taken: HashMap<String, u32> = HashMap::new();
-    for route in &config.routes {
-        let Some(service) = services.get(route.service.as_str()) else { continue };
-        let header =
-            |(name, value): &(http::HeaderName, String)| Some((name.clone(), HeaderValue::from_str(value).ok()?));
-        specs.push(RouteSpec {
-            listener: route.listener.clone(),
-            host: route.matcher.host.clone(),
-            path_prefix: route.matcher.path_prefix.clone(),
-            methods: route.matcher.methods.clone(),
-            headers: route.matcher.headers.iter().filter_map(header).collect(),
-        });
-        let mut name = name_of(route);
-        let times = taken.entry(name.clone()).or_insert(0);
-        *times += 1;
-        if *times > 1 {
-            name = format!("{name}#{times}");
-        }
-        let (id, name) = node.route_names.intern(&name);
-        entries.push(Arc::new(Route {
-            id,
-            service: service.clone(),
-            chain: route.chain.as_deref().and_then(|chain| chains.get(chain)).copied().unwrap_or(0),
-            strip_prefix: route.rewrite.as_ref().map(|rewrite| rewrite.strip_prefix.clone()),
-            timeout: route.timeout,
-            attempt_timeout: route.attempt_timeout,
-            stream_idle_timeout: route.stream_idle_timeout.unwrap_or(config.limits.stream_idle_timeout),
-            metrics: node.telemetry.metrics.route(Kind::Call, &name),
-            name,
-        }));
-    }
-    let problem = |problem: crate::route::RouteProblem| Problem::new(file, config::Position::FILE, problem.to_string());
-    let routes = Routes::build(specs).map_err(|problems| problems.into_iter().map(problem).collect::<Vec<_>>())?;
-    Ok((routes, entries))
-}
-
-/// What people call a route: where it leads from, as short as it is clear.
-fn name_of(route: &config::Route) -> String {
-    let methods: Vec<&str> = route.matcher.methods.iter().map(http::Method::as_str).collect();
-    let methods = if methods.is_empty() { String::new() } else { format!("{} ", methods.join(",")) };
-    let headers: String = route.matcher.headers.iter().map(|(name, value)| format!(" {name}={value}")).collect();
-    let host = route.matcher.host.as_deref().unwrap_or("*");
-    let listener = route.listener.as_deref().map(|listener| format!("{listener}:")).unwrap_or_default();
-    format!("{methods}{listener}{host}{}{headers}", route.matcher.path_prefix.as_deref().unwrap_or("/"))
 }

@@ -112,6 +112,11 @@ impl Framing {
         line.contains(&self.at) && !self.message.trailers
     }
 
+    /// Whether nothing of the next message has come.
+    pub(super) fn is_between(&self) -> bool {
+        self.at == At::Start
+    }
+
     pub(super) fn new(limits: Limits) -> Self {
         Self {
             limits,

@@ -65,6 +65,33 @@ impl Relay {
         self.exchange.recording.record.request_bytes = self.upload.bytes();
     }
 
+    /// By when the caller has to take what it is given, unless it is told that this is over.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.exchange.deadline.filter(|_| self.exchange.failure.is_none())
+    }
+
+    /// Nobody asks for more: the caller has everything, or has left, or has slept over what it was given.
+    pub(super) fn left(&mut self, is_whole: bool, is_late: bool) {
+        // Why it broke off is known.
+        if self.exchange.failure.is_some() {
+            return;
+        }
+        if is_whole && !is_late {
+            if !self.ended {
+                self.end(End::Ok);
+            }
+        } else if self.is_overdue() {
+            // The caller took nothing, so that nobody asked for more until then.
+            self.fail(FailureKind::Timeout, &BodyError::Deadline);
+        } else {
+            if is_late {
+                let message = "the caller took nothing for as long as [limits] write-timeout allows";
+                self.exchange.recording.record.message = Some(message.to_owned());
+            }
+            self.end(End::ClientLeft);
+        }
+    }
+
     fn fail(&mut self, failure: FailureKind, error: &BodyError) {
         self.exchange.failure = Some(failure);
         self.exchange.recording.record.error = Some(failure.as_str());
@@ -149,26 +176,8 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        // Why it broke off is known.
-        if self.exchange.failure.is_some() {
-            return;
-        }
-        let is_late = self.owed.is_late();
         // The server does not ask for what it knows to be over, nor for more than the length that was announced.
         let is_whole = self.ended || self.is_over() || self.size_hint().exact() == Some(0);
-        if is_whole && !is_late {
-            if !self.ended {
-                self.end(End::Ok);
-            }
-        } else if self.is_overdue() {
-            // The caller took nothing, so that nobody asked for more until then.
-            self.fail(FailureKind::Timeout, &BodyError::Deadline);
-        } else {
-            if is_late {
-                let message = "the caller took nothing for as long as [limits] write-timeout allows";
-                self.exchange.recording.record.message = Some(message.to_owned());
-            }
-            self.end(End::ClientLeft);
-        }
+        self.left(is_whole, self.owed.is_late());
     }
 }

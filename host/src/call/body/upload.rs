@@ -1,13 +1,12 @@
 //! The caller's body, on its way to one endpoint or to several in turn.
 
 use super::super::progress::Progress;
-use super::BodyError;
+use super::{BodyError, CallerBody};
 use crate::config::Protocol;
 use crate::leash::Owed;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -28,7 +27,7 @@ struct Shared {
 }
 
 struct Source {
-    incoming: Incoming,
+    incoming: CallerBody,
     size: SizeHint,
     /// What was read so far, while it is within the limit.
     kept: Vec<Bytes>,
@@ -75,7 +74,7 @@ impl Drop for Lent {
 
 impl Upload {
     /// Keeps up to `keep` bytes for another attempt. `idle` is how long nothing may move in the exchange.
-    pub fn new(incoming: Incoming, keep: Option<usize>, idle: Option<Duration>) -> Self {
+    pub fn new(incoming: CallerBody, keep: Option<usize>, idle: Option<Duration>) -> Self {
         let (size, ended) = (incoming.size_hint(), incoming.is_end_stream());
         let source = Source {
             incoming,
@@ -272,6 +271,9 @@ impl Body for RequestBody {
                 }
                 None => (source.room, source.kept) = (None, Vec::new()),
             }
+            // The end then goes with the last piece, where each frame that is not the last costs the endpoint a place: one
+            // with many small bodies to read would call that a flood.
+            source.ended = source.incoming.is_end_stream();
         } else if let Some(trailers) = frame.trailers_ref() {
             source.trailers = Some(trailers.clone());
             source.ended = true;

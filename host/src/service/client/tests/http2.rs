@@ -319,7 +319,7 @@ fn a_retired_endpoint_ends_its_streams() {
         let world = World::new(server.address, HTTP2);
         let begun = world.start();
         eventually(|| gate.arrived.get() == 1).await;
-        world.clients.retire(|_, _| false);
+        world.clients.retire("orders", |_| false);
         assert_eq!((world.counts(), world.gauges()), (Counts::default(), (1, 0)));
         gate.open();
         assert_eq!(begun.await.unwrap().unwrap(), "1");
