@@ -1,15 +1,19 @@
 //! What the tests share: services that misbehave on demand, clients, raw sockets and keys.
 
 pub mod asking;
+pub mod bench;
+pub mod busy;
 pub mod client;
 pub mod frames;
 pub mod fuzz;
 pub mod guests;
 pub mod keys;
+pub mod peers;
 pub mod process;
 pub mod raw;
 pub mod retrying;
 pub mod rogue;
+pub mod scale;
 pub mod soak;
 pub mod traffic;
 pub mod upstream;

@@ -13,13 +13,17 @@ use tempfile::TempDir;
 
 use crate::weir::Setup;
 
-/// The built binary: cargo puts it beside other programs, and beside `deps`, where tests are.
-pub fn command() -> Command {
+/// A built binary: cargo puts it beside other programs, and beside `deps`, where tests are.
+pub fn program(name: &str) -> PathBuf {
     let own = std::env::current_exe().expect("this program has a path");
-    let mut places = own.ancestors().skip(1).take(2).map(|directory| directory.join("weir"));
+    let mut places = own.ancestors().skip(1).take(2).map(|directory| directory.join(name));
     let binary = places.find(|place| place.exists());
-    let binary = binary.unwrap_or_else(|| panic!("no weir near {}: `cargo xtask test` builds it", own.display()));
-    let mut command = Command::new(binary);
+    binary.unwrap_or_else(|| panic!("no {name} near {}: `cargo xtask test` builds it", own.display()))
+}
+
+/// `weir`, to be told what to do.
+pub fn command() -> Command {
+    let mut command = Command::new(program("weir"));
     command.env_remove("WEIR_LOG").stdin(Stdio::null());
     command
 }
@@ -72,6 +76,11 @@ impl Process {
     /// How many lines of the log satisfy a condition so far.
     pub fn count(&self, wanted: impl Fn(&Value) -> bool) -> usize {
         self.log.lock().unwrap().iter().filter(|line| wanted(line)).count()
+    }
+
+    /// What is found in the lines of the log so far.
+    pub fn find<T>(&self, find: impl Fn(&Value) -> Option<T>) -> Vec<T> {
+        self.log.lock().unwrap().iter().filter_map(find).collect()
     }
 
     /// The addresses of the listener and of the admin pages, once it is ready.

@@ -126,6 +126,21 @@ async fn all_four_kinds_of_call_pass_with_metadata_and_trailers() -> Result {
 }
 
 #[tokio::test]
+async fn many_small_calls_at_once_are_no_flood_to_the_endpoint() -> Result {
+    let service = GrpcUpstream::start().await?;
+    let weir = echo(&service, "");
+    let client = EchoClient::connect(weir.address(), "echo").await?;
+    for _ in 0..10 {
+        let calls = (0..150).map(|_| {
+            let mut client = client.clone();
+            async move { client.server_stream(Request::new(request("small"))).await }
+        });
+        futures_util::future::try_join_all(calls).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_status_of_the_service_passes_with_its_message() -> Result {
     let service = GrpcUpstream::start().await?;
     let weir = echo(&service, "");

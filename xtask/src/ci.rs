@@ -3,10 +3,11 @@
 use anyhow::Result;
 
 use crate::cargo::Workspace;
-use crate::test;
+use crate::{count, test};
 
 pub fn run(workspace: &Workspace) -> Result<()> {
     workspace.cargo(&["fmt", "--all", "--check"])?;
     workspace.cargo(&["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"])?;
-    test::run(workspace, &[])
+    test::run(workspace, &[])?;
+    count::run(workspace, &count::Options::default())
 }

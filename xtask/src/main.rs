@@ -1,9 +1,13 @@
 //! What one does with this repository, as `cargo xtask <command>`: build, test, show.
 
+mod bench;
 mod cargo;
 mod ci;
+mod count;
 mod demo;
 mod fuzz;
+mod micro;
+mod scale;
 mod soak;
 mod test;
 mod wasm;
@@ -53,10 +57,23 @@ enum Command {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// Measure the release binary with 10 000 services: time to load, time to change one endpoint, memory of each thing
+    Scale(scale::Options),
     /// Swap plugins and configuration of the release binary a thousand times under load; prints the figures, fails if
     /// an exchange notices
     Soak(soak::Options),
-    /// Check the formatting, run clippy, then all tests
+    /// Measure the release binary beside whichever other proxies are installed: CPU for a request, latency, memory, start;
+    /// prints a table with ratios
+    Bench(bench::Options),
+    /// Measure how long hooks, chains, picks, route matches, loads and swaps take, one by one
+    Micro {
+        /// For instance a part of a name, as in "pick"; `--help` says more
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Count the instructions of the hot path; fails where they are more than those of the baseline
+    Count(count::Options),
+    /// Check the formatting, run clippy, then all tests, and count instructions
     Ci,
 }
 
@@ -78,14 +95,18 @@ fn run(command: Command) -> Result<()> {
         Command::Test { arguments } => test::run(&workspace, &arguments),
         Command::Demo { duration } => demo::run(&workspace, duration),
         Command::Fuzz { targets, duration, seed } => fuzz::run(&workspace, &targets, duration, seed),
+        Command::Scale(options) => scale::run(&workspace, &options),
         Command::Soak(options) => soak::run(&workspace, &options),
+        Command::Bench(options) => bench::run(&workspace, &options),
+        Command::Micro { arguments } => micro::run(&workspace, &arguments),
+        Command::Count(options) => count::run(&workspace, &options),
         Command::Ci => ci::run(&workspace),
     }
 }
 
 fn build(workspace: &Workspace) -> Result<()> {
     wasm::build_plugins(workspace)?;
-    workspace.cargo(&["build", "--release", "--package", "weir-host"])?;
+    workspace.cargo(&["build", "--release", "--workspace", "--bin", "weir"])?;
     println!("built {}", workspace.shown(&workspace.target.join("release/weir")));
     Ok(())
 }

@@ -16,7 +16,7 @@ pub use options::Options;
 /// Builds, and becomes the program that soaks: a signal finds nobody else.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     wasm::build_all(workspace)?;
-    workspace.cargo(&["build", "--release", "--workspace", "--bins"])?;
+    workspace.cargo(&["build", "--release", "--workspace", "--bin", "weir", "--bin", "soak"])?;
     let program = workspace.target.join("release/soak");
     let mut soak = Command::new(&program);
     soak.current_dir(&workspace.root)

@@ -105,7 +105,7 @@ pub fn growth(phases: &[Vec<Sample>], limits: Limits) -> Vec<Growth> {
 }
 
 /// The slope of the straight line that fits best.
-fn slope(points: &[(f64, f64)]) -> f64 {
+pub fn slope(points: &[(f64, f64)]) -> f64 {
     let count = points.len().max(1) as f64;
     let (x, y) = points.iter().fold((0.0, 0.0), |(x, y), point| (x + point.0 / count, y + point.1 / count));
     let (xy, xx) = points

@@ -1,0 +1,39 @@
+//! What `cargo xtask scale` runs, once it has built what this needs.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use weir_tests::scale::{self, Table, options::Options};
+
+/// Measures the weir that lies beside this program; see `cargo xtask scale --help`
+#[derive(Parser)]
+struct Command {
+    #[command(flatten)]
+    options: Options,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(&Command::parse().options).await {
+        Ok(table) => {
+            println!("\n{table}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("scale: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Until it ends, or somebody ends it: what it started ends with it either way.
+async fn run(options: &Options) -> Result<Table> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        table = scale::run(options, |line| println!("{line}")) => table,
+        _ = terminate.recv() => bail!("stopped by SIGTERM"),
+        _ = interrupt.recv() => bail!("interrupted"),
+    }
+}
