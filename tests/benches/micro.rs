@@ -1,6 +1,5 @@
 //! How long the parts of an exchange take, one by one: `cargo xtask micro`, or `cargo xtask micro pick` for some of them.
-
-use std::path::PathBuf;
+//! How long whole requests take is for `cargo xtask bench` to say.
 
 use divan::Bencher;
 use weir_tests::bench::{life, scenario};
@@ -43,12 +42,6 @@ fn route(bencher: Bencher, name: &str) {
     measure(bencher, name);
 }
 
-/// A request and its answer over loopback: latency, with the caller and the service on another thread.
-#[divan::bench(args = names("request/"))]
-fn request(bencher: Bencher, name: &str) {
-    measure(bencher, name);
-}
-
 /// Making and configuring an instance.
 #[divan::bench]
 fn instantiate(bencher: Bencher) {
@@ -64,8 +57,8 @@ fn compile(bencher: Bencher) {
 /// The same for one that was compiled before.
 #[divan::bench]
 fn load_from_cache(bencher: Bencher) {
-    let cache = tempfile::tempdir().expect("a temporary directory");
-    bencher.bench_local(life::load("trace", Some(PathBuf::from(cache.path()))));
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    bencher.bench_local(life::load("trace", Some(directory.path().join("cache"))));
 }
 
 /// From a changed policy to the first exchange that could have it: building the next snapshot, publishing it, and binding it

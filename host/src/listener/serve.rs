@@ -155,7 +155,8 @@ impl Caller {
             let stream = counted.begin();
             let (worker, connection, streams) = (worker.clone(), connection.clone(), counted.clone());
             async move {
-                let answer = spread::answer(worker, connection, streams, request).await?;
+                // Before hyper polls what it is given it moves it from task to task: let that be a pointer.
+                let answer = Box::pin(spread::answer(worker, connection, streams, request)).await?;
                 Ok::<_, spread::Lost>(answer.map(|body| OnStream::new(body, stream)))
             }
         });

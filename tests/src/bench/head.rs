@@ -46,7 +46,7 @@ impl Head {
     }
 
     /// Takes a field out that a policy has put in.
-    pub fn remove(&mut self, field: &str) {
+    pub fn remove(&mut self, field: &HeaderName) {
         self.fields.remove(field);
     }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use weir::config;
+use weir::plugin::Source;
 use weir::plugin::compiler;
 use weir::plugin::engine::PluginEngine;
 use weir::plugin::instance::Instance;
@@ -31,14 +32,13 @@ pub fn load(plugin: &'static str, cache: Option<PathBuf>) -> Run {
     let file = plugins_directory().join(plugin).with_extension("wasm");
     let engine = PluginEngine::new().expect("an engine");
     engine.cache.move_to(cache.as_deref());
-    let run = Box::new(move || {
+    let load = move || {
         let bytes = std::fs::read(&file).expect("a plugin's file");
-        drop(engine.load(plugin, &bytes, 1, compiler::LIMIT).expect("a plugin"));
-    });
-    if cache.is_some() {
-        run();
-    }
-    run
+        engine.load(plugin, &bytes, 1, compiler::LIMIT).expect("a plugin").load.source
+    };
+    let expected = if cache.is_some() { Source::Cache } else { Source::Compiled };
+    load();
+    Box::new(move || assert_eq!(load(), expected))
 }
 
 /// Puts another configuration of one policy in place, up to where a worker has it.

@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::time::Duration;
 
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderName, Method};
 use weir::plugin::bindings::types;
 use weir::route::{RouteSpec, Routes};
 
@@ -51,7 +51,7 @@ pub fn prepare(name: &str) -> Run {
     let parts: Vec<&str> = name.split('/').collect();
     let mut run = match parts[..] {
         ["hook", "native"] => native(),
-        ["hook", chain] => on_request(chain),
+        ["hook", chain] => on_request(chain, None),
         ["hook", policy, hook] => hook_of(policy, hook),
         ["chain", chain] => walk(chain),
         ["pick", algorithm, count] => pick(algorithm, count),
@@ -84,15 +84,18 @@ fn native() -> Run {
     Box::new(move || drop(black_box(hook(black_box(&exchange), &[Some(b"7301"), None]))))
 }
 
-fn on_request(name: &str) -> Run {
+/// The next run begins as this one did, without the field that is added.
+fn on_request(name: &str, added: Option<&'static str>) -> Run {
     let rig = rig();
     let route = rig.route(name);
     let chain = rig.chain(&route);
     let (mut exchange, mut head) = (rig.exchange(&route, &chain), Head::request());
+    let added = added.map(HeaderName::from_static);
     Box::new(move || {
         chain.on_request(&mut exchange, &mut head).expect("no reply");
-        // The next one begins as this one did: it continues no trace.
-        head.remove("traceparent");
+        if let Some(added) = &added {
+            head.remove(added);
+        }
         exchange.recording.record.acted.clear();
         exchange.recording.record.attributes.clear();
     })
@@ -106,7 +109,7 @@ fn hook_of(policy: &str, hook: &str) -> Run {
     let mut answer = Head::answer();
     let first = route.service.endpoints().iter().next().expect("an endpoint").id;
     match hook {
-        "on-request" => on_request(policy),
+        "on-request" => on_request(policy, (policy == "trace").then_some("traceparent")),
         "pick" => Box::new(move || {
             let picked = chain.pick(&mut exchange, &request, &[]).expect("a pick");
             assert!(matches!(picked, Some(Some(_))));
