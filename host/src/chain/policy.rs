@@ -107,7 +107,12 @@ impl BoundPolicy {
 
     /// Whether a hook after `on-request` is called in an exchange with this memo.
     pub fn calls_in(&self, hook: Hook, memo: u64) -> bool {
-        self.calls_now(hook) && (memo != 0 || !self.policy.needs.skips(types::Occasions::WITHOUT_MEMO))
+        self.calls_now(hook) && (memo != 0 || !self.skips(types::Occasions::WITHOUT_MEMO))
+    }
+
+    /// Always, or as things are now.
+    fn skips(&self, occasion: types::Occasions) -> bool {
+        self.policy.needs.skips(occasion) || self.idles(occasion)
     }
 
     fn idles(&self, occasion: types::Occasions) -> bool {
@@ -137,8 +142,7 @@ impl BoundPolicy {
     }
 
     pub fn ignores_success(&self) -> bool {
-        let success = types::Occasions::ON_OUTCOME_OF_SUCCESS;
-        self.policy.needs.skips(success) || self.idles(success)
+        self.skips(types::Occasions::ON_OUTCOME_OF_SUCCESS)
     }
 
     fn metrics(&self, hook: Hook) -> Option<&HookMetrics> {
