@@ -3,7 +3,7 @@
 //! Phases take turns, so that what happens during changes is compared with the same load without any. `cargo xtask soak`
 //! runs it in full, and a test with fewer rounds runs in CI: the laws are the same.
 
-mod figures;
+pub(crate) mod figures;
 pub mod health;
 mod judge;
 mod load;

@@ -1,9 +1,7 @@
 //! Heads, bodies and trailers pass between a caller and an exchange on another worker as they do on one.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use bytes::Bytes;
@@ -20,7 +18,9 @@ use tonic::metadata::MetadataValue;
 use weir_tests::busy::{self, Busy, is_busy, setup, stop, taken_over};
 use weir_tests::client::{self, Client, EchoClient};
 use weir_tests::frames::{self, Frames};
-use weir_tests::upstream::{Answer, Behaviour, EchoRequest, GrpcUpstream, Received, Reply, Upstream, paths, pattern};
+use weir_tests::upstream::{
+    Answer, Behaviour, EchoRequest, GrpcUpstream, HELD, MIB, Received, Reply, Upstream, flood, paths, pattern, settled,
+};
 
 type Result<T = ()> = anyhow::Result<T>;
 
@@ -163,46 +163,15 @@ async fn grpc_streams_both_ways_with_trailers() -> Result {
     Ok(())
 }
 
-const MIB: u64 = 1024 * 1024;
-/// What sockets, HTTP libraries and the proxy may hold of a body that nobody reads, as in `streaming.rs`.
-const HELD: u64 = 40 * MIB;
 const LENGTH: u64 = 80 * MIB;
 const BODIES: u64 = 4;
 
-/// Waits until a count has not grown for half a second: whoever counts is held up.
-async fn settled(count: &AtomicU64) -> u64 {
-    loop {
-        let before = count.load(Ordering::Relaxed);
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        if before > 0 && count.load(Ordering::Relaxed) == before {
-            return before;
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_reader_holds_up_answers_from_another_worker() -> Result {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let (setup, hang) = setup(listener.local_addr()?, "timeout = \"none\"").await?;
+    let (address, written) = flood(LENGTH).await?;
+    let (setup, hang) = setup(address, "timeout = \"none\"").await?;
     let weir = setup.start();
     let busy = Busy::new(&weir, &hang).await?;
-    let written = Arc::new(AtomicU64::new(0));
-    let count = written.clone();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let count = count.clone();
-            tokio::spawn(async move {
-                let _ = stream.read(&mut [0; 4096]).await?;
-                stream.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {LENGTH}\r\n\r\n").as_bytes()).await?;
-                let piece = [b'x'; 64 * 1024];
-                for _ in 0..LENGTH / piece.len() as u64 {
-                    stream.write_all(&piece).await?;
-                    count.fetch_add(piece.len() as u64, Ordering::Relaxed);
-                }
-                io::Result::Ok(())
-            });
-        }
-    });
     let before = taken_over(&weir).await;
     let mut opened = Vec::new();
     for _ in 0..BODIES {

@@ -1,7 +1,6 @@
 //! Bodies stream in both directions at the pace of who reads them, and one that breaks off is never taken for whole.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,53 +13,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use weir_tests::client::{self, Client};
-use weir_tests::upstream::{Answer, Behaviour, Reply, Upstream, pattern};
+use weir_tests::upstream::{Answer, Behaviour, HELD, MIB, Reply, Upstream, flood, pattern, settled};
 use weir_tests::weir::Setup;
 
 type Result = anyhow::Result<()>;
 
 /// Long enough for whatever is waited for to happen, however slow the machine.
 const SOON: Duration = Duration::from_secs(10);
-
-const MIB: u64 = 1024 * 1024;
-/// What two sockets, two HTTP libraries and the proxy may hold of a body that nobody reads. The kernel alone lets a
-/// connection over loopback hold up to 10 MiB.
-const HELD: u64 = 40 * MIB;
-
-/// An HTTP/1.1 service that sends a body of `length` bytes as fast as it can, and how much of it was written.
-async fn flood(length: u64) -> io::Result<(SocketAddr, Arc<AtomicU64>)> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let address = listener.local_addr()?;
-    let written = Arc::new(AtomicU64::new(0));
-    let count = written.clone();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let count = count.clone();
-            tokio::spawn(async move {
-                let _ = stream.read(&mut [0; 4096]).await?;
-                stream.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n").as_bytes()).await?;
-                let piece = [b'x'; 64 * 1024];
-                for _ in 0..length / piece.len() as u64 {
-                    stream.write_all(&piece).await?;
-                    count.fetch_add(piece.len() as u64, Ordering::Relaxed);
-                }
-                io::Result::Ok(())
-            });
-        }
-    });
-    Ok((address, written))
-}
-
-/// Waits until a count has not grown for half a second: whoever counts is held up.
-async fn settled(count: &AtomicU64) -> u64 {
-    loop {
-        let before = count.load(Ordering::Relaxed);
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        if before > 0 && count.load(Ordering::Relaxed) == before {
-            return before;
-        }
-    }
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_reader_holds_up_a_huge_answer() -> Result {

@@ -1,5 +1,7 @@
 //! Medians, quartiles, percentiles and ratios.
 
+pub use crate::soak::figures::quantile as percentile;
+
 /// How values that were measured again and again spread.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spread {
@@ -33,12 +35,6 @@ pub fn ratio(values: &[f64], reference: &[f64]) -> f64 {
 /// The median of the differences within a round.
 pub fn difference(values: &[f64], reference: &[f64]) -> f64 {
     median(values.iter().zip(reference).map(|(value, reference)| value - reference))
-}
-
-/// The least of sorted values that this share of them does not exceed; nothing is made up between two of them.
-pub fn percentile(sorted: &[u64], share: f64) -> Option<u64> {
-    let rank = (sorted.len() as f64 * share).ceil() as usize;
-    sorted.get(rank.clamp(1, sorted.len().max(1)) - 1).copied()
 }
 
 /// Of a few sorted values, the point at this share of the way, between two of them if need be.
@@ -80,6 +76,6 @@ mod tests {
         assert_eq!([at(0.0), at(0.5), at(0.99), at(0.999), at(1.0)], [1, 500, 990, 999, 1000].map(Some));
         assert_eq!(percentile(&[5], 0.999), Some(5));
         assert_eq!(percentile(&[1, 9], 0.5), Some(1));
-        assert_eq!(percentile(&[], 0.5), None);
+        assert_eq!(percentile::<u64>(&[], 0.5), None);
     }
 }

@@ -94,7 +94,7 @@ pub struct Report {
 }
 
 /// Of sorted values, by nearest rank.
-fn quantile<T: Copy>(sorted: &[T], share: f64) -> Option<T> {
+pub fn quantile<T: Copy>(sorted: &[T], share: f64) -> Option<T> {
     let rank = (sorted.len() as f64 * share).ceil() as usize;
     sorted.get(rank.clamp(1, sorted.len().max(1)) - 1).copied()
 }
