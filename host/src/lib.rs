@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod broker;
 pub mod call;
 pub mod cells;
 pub mod chain;

@@ -16,6 +16,7 @@ pub(super) enum Kind {
     Key,
     Broker,
     Channel,
+    Subscription,
 }
 
 impl fmt::Display for Kind {
@@ -28,6 +29,7 @@ impl fmt::Display for Kind {
             Self::Key => "key",
             Self::Broker => "broker",
             Self::Channel => "channel",
+            Self::Subscription => "subscription",
         })
     }
 }
