@@ -5,6 +5,7 @@ mod thread;
 use crate::admin::{self, Admin};
 use crate::clock;
 use crate::config::{self, Config, Document, Problem, Problems};
+use crate::message::supervise::supervise;
 use crate::node::Node;
 use crate::plugin::capability::Grants;
 use crate::plugin::compiler;
@@ -34,6 +35,8 @@ pub struct Running {
     pub admin: SocketAddr,
     drain: watch::Sender<bool>,
     workers: Vec<JoinHandle<()>>,
+    /// Ends when all deliveries have.
+    deliveries: tokio::task::JoinHandle<()>,
     control: Control,
     exports: Option<telemetry::Running>,
 }
@@ -72,7 +75,7 @@ pub fn start_from(
     };
     let engine =
         PluginEngine::new().map_err(|error| whole(format!("cannot start the WebAssembly engine: {error:#}")))?;
-    let node = Arc::new(Node::new(engine, Arc::new(telemetry), &config));
+    let node = Arc::new(Node::new(engine, Arc::new(telemetry), control.handle.clone(), &config));
     let (reloader, built) = first_load(node.clone(), file, document)?;
 
     let admin = admin::bind(config.admin.listen)
@@ -92,12 +95,13 @@ pub fn start_from(
     let admin = Admin::new(node.clone(), reloader.shared_status(), reloader.commands());
     control.handle.spawn(admin::serve(admin, admin_socket, drained.clone()));
     control.handle.spawn(housekeeping(node.clone()));
-    control.handle.spawn(outbound::supervise(node.clone(), drained));
+    control.handle.spawn(outbound::supervise(node.clone(), drained.clone()));
+    let deliveries = control.handle.spawn(supervise(node.clone(), drained));
     std::thread::Builder::new()
         .name("weir-reload".into())
         .spawn(move || reloader.run())
         .map_err(|error| whole(format!("cannot start a thread: {error}")))?;
-    Ok(Running { node, admin: admin_address, drain, workers, control, exports: Some(exports) })
+    Ok(Running { node, admin: admin_address, drain, workers, deliveries, control, exports: Some(exports) })
 }
 
 /// Loads plugins and builds the first snapshot.
@@ -151,7 +155,8 @@ fn idle_node(config: &Config) -> Result<(Runtime, Arc<Node>), String> {
     let (telemetry, _exports) = Telemetry::start(&options, Metrics::new(), std::io::sink(), control.handle())
         .map_err(|error| error.to_string())?;
     let engine = PluginEngine::new().map_err(|error| format!("cannot start the WebAssembly engine: {error:#}"))?;
-    Ok((control, Arc::new(Node::new(engine, Arc::new(telemetry), config))))
+    let node = Node::new(engine, Arc::new(telemetry), control.handle().clone(), config);
+    Ok((control, Arc::new(node)))
 }
 
 /// The runtime of everything that is not an exchange. A bare one must not be dropped in another runtime's task.
@@ -184,9 +189,13 @@ impl Running {
     pub fn stop(mut self) {
         self.node.draining.store(true, Ordering::Release);
         self.drain.send_replace(true);
+        let patience = self.node.snapshot().config.node.drain_timeout;
         for worker in self.workers.drain(..) {
             drop(worker.join());
         }
+        // What was delivered is still to be acknowledged.
+        let deliveries = &mut self.deliveries;
+        self.control.handle.block_on(async { drop(tokio::time::timeout(patience, deliveries).await) });
         if let Some(exports) = self.exports.take() {
             let telemetry = Telemetry::clone(&self.node.telemetry);
             self.control.handle.block_on(telemetry.finish(exports, Duration::from_secs(2)));

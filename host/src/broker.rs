@@ -5,6 +5,7 @@
 //! by policies and the host (`message/`), the same for all of them. `tests/src/broker_laws.rs` says what all have to do.
 
 pub mod message;
+pub mod open;
 
 use async_trait::async_trait;
 pub use message::Message;

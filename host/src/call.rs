@@ -6,24 +6,23 @@
 pub mod body;
 pub mod forward;
 mod head;
-mod own;
+pub mod own;
 mod progress;
 pub mod request;
 mod send;
 mod tunnel;
 mod whole;
 
+use crate::attempt::{self, Endpoints};
 use crate::chain::{Attempt, Chain};
-use crate::clock;
 use crate::exchange::{Exchange, NoHead};
 use crate::listener::{Connection, Terms};
+use crate::message;
 use crate::outcome::{Decision, FailureKind, Outcome};
-use crate::plugin::bindings::types;
 use crate::response::{self, Caller, ErrorKind, ProxyError};
 use crate::service::InFlight;
-use crate::service::endpoint::Endpoint;
 use crate::snapshot::{Route, Snapshot};
-use crate::telemetry::record::{AttemptRecord, End, Kind};
+use crate::telemetry::record::{End, Kind};
 use crate::telemetry::recording::Recording;
 use crate::worker::Worker;
 use body::{CallerBody, Read, Relay, ResponseBody, Upload};
@@ -34,7 +33,6 @@ use http::{Request, Response, StatusCode};
 use own::Refusal;
 use request::Target;
 use send::Failed;
-use smallvec::SmallVec;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,6 +69,18 @@ pub async fn call(
 ) -> Response<ResponseBody> {
     let (mut parts, incoming) = request.into_parts();
     let caller = Caller::of(&parts);
+    let current = connection.listener.current(&worker);
+    let terms = connection.terms();
+    if let Some(asked) = message::http::asked(&current.snapshot, &parts) {
+        let request = message::http::Request {
+            worker: &worker,
+            current: &current,
+            connection: &connection,
+            terms: &terms,
+            caller,
+        };
+        return Box::pin(request.answer(asked, parts, incoming)).await;
+    }
     let mut recording = begin_record(&worker, &connection, &caller, &parts);
     let Some(place) = worker.enter() else {
         let error = ProxyError::new(
@@ -79,8 +89,6 @@ pub async fn call(
         );
         return unrouted(&caller, recording, error);
     };
-    let current = connection.listener.current(&worker);
-    let terms = connection.terms();
     let (target, route) = match accept(&terms, &current.snapshot, &parts) {
         Ok(accepted) => accepted,
         Err(error) => return unrouted(&caller, recording, error),
@@ -166,8 +174,7 @@ impl Walk<'_> {
 
     /// Tries endpoints until an outcome is accepted.
     async fn attempts(&self, exchange: &mut Exchange, parts: &Parts, max_attempts: u32) -> Result<Answer, Refusal> {
-        let mut tried: SmallVec<[u32; 8]> = SmallVec::new();
-        let mut refused = Refused::default();
+        let mut endpoints = Endpoints::default();
         let mut backoff = Duration::ZERO;
         loop {
             // Without time there is no attempt, and nothing that could count against an endpoint.
@@ -177,21 +184,14 @@ impl Walk<'_> {
             }
             let mut attempt_parts = parts.clone();
             let mut head = RequestHead { parts: &mut attempt_parts, walk: self };
-            let endpoint = self.pick(exchange, &head, &tried, &refused)?;
+            let endpoint = endpoints.pick(self.chain, exchange, &head)?;
             exchange.attempt += 1;
             let said = self.chain.on_attempt(exchange, endpoint.id, &mut head);
             if !matches!(said, Ok(Attempt::Proceed)) {
                 exchange.attempt -= 1;
             }
             if let Attempt::Refused(refusal) = said? {
-                if refusal.every_endpoint {
-                    return Err(Refusal::of_endpoint(&exchange.service.name, refusal));
-                }
-                refused.add(endpoint.id, refusal);
-                if refused.endpoints.len() % 16 == 0 {
-                    // A large service of which a policy refuses all must not hold up the worker's other exchanges.
-                    tokio::task::yield_now().await;
-                }
+                endpoints.refuse(exchange, endpoint.id, refusal).await?;
                 continue;
             }
             if exchange.attempt == 1 {
@@ -209,7 +209,7 @@ impl Walk<'_> {
                 latency,
                 repeatable: exchange.attempt < max_attempts && self.is_repeatable(parts, &sent),
             };
-            self.record_attempt(exchange, &endpoint, &outcome, backoff);
+            attempt::record(self.worker, exchange, &endpoint, &outcome, backoff);
             let decision = match &sent {
                 Ok(response) => self.chain.on_outcome(
                     exchange,
@@ -222,10 +222,10 @@ impl Walk<'_> {
             if let Decision::Retry { after, elsewhere } = decision
                 && outcome.repeatable
                 && after < exchange.remaining().unwrap_or(LONGEST_BACKOFF)
-                && self.may_retry(exchange)
+                && attempt::may_retry(&self.worker.node, exchange)
             {
-                if elsewhere && !tried.contains(&endpoint.id) {
-                    tried.push(endpoint.id);
+                if elsewhere {
+                    endpoints.avoid(endpoint.id);
                 }
                 drop(in_flight);
                 discard(sent);
@@ -249,48 +249,6 @@ impl Walk<'_> {
         }
     }
 
-    /// The endpoint of the next attempt: one that was not tried if there is one, and never one that a policy refused.
-    fn pick(
-        &self,
-        exchange: &mut Exchange,
-        head: &RequestHead<'_>,
-        tried: &[u32],
-        refused: &Refused,
-    ) -> Result<Arc<Endpoint>, Refusal> {
-        let mut avoid: SmallVec<[u32; 8]> = refused.endpoints.iter().chain(tried).copied().collect();
-        let mut picked = self.pick_one(exchange, head, &avoid)?;
-        if picked.is_none() && !tried.is_empty() {
-            avoid.truncate(refused.endpoints.len());
-            picked = self.pick_one(exchange, head, &avoid)?;
-        }
-        let service = &exchange.service;
-        match (picked, &refused.last) {
-            (Some(endpoint), _) => Ok(endpoint),
-            (None, Some(refusal)) => Err(Refusal::of_endpoint(&service.name, refusal.clone())),
-            (None, None) => {
-                let set = service.endpoints();
-                let ejected = set.iter().filter(|endpoint| endpoint.is_ejected(clock::now())).count();
-                let message = match set.len() {
-                    0 => format!("service {:?} has no endpoints", &*service.name),
-                    all => format!("service {:?}: no endpoint of {all} ({ejected} ejected)", &*service.name),
-                };
-                Err(ProxyError::new(ErrorKind::NoEndpoint, message).into())
-            }
-        }
-    }
-
-    fn pick_one(
-        &self,
-        exchange: &mut Exchange,
-        head: &RequestHead<'_>,
-        avoid: &[u32],
-    ) -> Result<Option<Arc<Endpoint>>, Refusal> {
-        Ok(match self.chain.pick(exchange, head, avoid)? {
-            Some(picked) => picked.and_then(|id| exchange.service.endpoints().get(id).cloned()),
-            None => exchange.service.round_robin(avoid, clock::now()),
-        })
-    }
-
     /// Whether the host would let the exchange be tried once more: nothing of an answer was relayed, the body can be sent
     /// again, and repeating does no harm (RFC 9110, section 9.2.2) or the request never arrived.
     ///
@@ -305,33 +263,6 @@ impl Walk<'_> {
                     !error.reached || (!self.caller.grpc && request::is_repeatable(&parts.method, &parts.headers))
                 }
             }
-    }
-
-    fn may_retry(&self, exchange: &mut Exchange) -> bool {
-        let node = &self.worker.node;
-        if node.retry_budget.withdraw() {
-            return true;
-        }
-        node.telemetry.metrics.retry_budget_exhausted.inc();
-        exchange.acted(
-            &Arc::from("retry-budget"),
-            "on-outcome",
-            "refused a retry",
-            Some("the retry budget is spent".into()),
-        );
-        false
-    }
-
-    fn record_attempt(&self, exchange: &mut Exchange, endpoint: &Endpoint, outcome: &Outcome, backoff: Duration) {
-        let metrics = self.worker.endpoint_metrics(&exchange.service.name, &endpoint.address);
-        let attempt = AttemptRecord {
-            endpoint: endpoint.address.clone(),
-            status: (outcome.status != 0).then_some(outcome.status),
-            failure: outcome.failure.map(FailureKind::as_str),
-            duration: outcome.latency,
-            backoff,
-        };
-        exchange.recording.attempt(&metrics, attempt);
     }
 
     /// Lets the chain see the answer, and hands it to the caller together with the exchange, which ends with its body.
@@ -368,20 +299,6 @@ impl Walk<'_> {
     }
 }
 
-/// Endpoints that policies refused in this exchange.
-#[derive(Default)]
-struct Refused {
-    endpoints: SmallVec<[u32; 8]>,
-    last: Option<types::Refusal>,
-}
-
-impl Refused {
-    fn add(&mut self, endpoint: u32, refusal: types::Refusal) {
-        self.endpoints.push(endpoint);
-        self.last = Some(refusal);
-    }
-}
-
 fn begin_record(worker: &Worker, connection: &Connection, caller: &Caller, parts: &Parts) -> Recording {
     let mut recording = Recording::begin(&worker.telemetry, Kind::Call, caller.id.clone());
     let record = &mut recording.record;
@@ -410,11 +327,15 @@ fn grpc_status(response: &Response<Read>) -> Option<u32> {
     response::grpc_status(response.headers()).or_else(|| response::grpc_status(response.body().trailers()?))
 }
 
-/// Lets go of an answer that another attempt replaces. A short rest is read, so that its connection can be used again.
+/// Lets go of an answer that another attempt replaces.
 fn discard(sent: Result<Response<Read>, Failed>) {
-    const REST: usize = 64 * 1024;
     let Ok(response) = sent else { return };
-    let mut body = response.into_body();
+    read_on(response.into_body());
+}
+
+/// Reads a short rest that nobody wants, so that its connection can be used again.
+pub fn read_on(mut body: Read) {
+    const REST: usize = 64 * 1024;
     if !body.is_empty() {
         tokio::task::spawn_local(async move {
             drop(tokio::time::timeout(Duration::from_millis(100), body.whole(REST, || ())).await);

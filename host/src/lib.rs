@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod attempt;
 pub mod broker;
 pub mod call;
 pub mod cells;
@@ -10,9 +11,11 @@ pub mod clock;
 pub mod config;
 pub mod exchange;
 pub mod flood;
+pub mod headers;
 pub mod keys;
 pub mod leash;
 pub mod listener;
+pub mod message;
 pub mod names;
 pub mod node;
 pub mod outcome;

@@ -4,6 +4,7 @@ use crate::cells::CellStore;
 use crate::config::Config;
 use crate::keys::Keys;
 use crate::listener::spread::Seat;
+use crate::message::desk::Desk;
 use crate::names::Names;
 use crate::plugin::Context;
 use crate::plugin::capability::Grants;
@@ -12,9 +13,11 @@ use crate::retry_budget::RetryBudget;
 use crate::service::Services;
 use crate::snapshot::Snapshot;
 use crate::telemetry::Telemetry;
+use crate::worker::errands::Errands;
 use arc_swap::ArcSwap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 /// The numbers of exchanges have 8 bits for the worker.
@@ -28,10 +31,16 @@ pub struct Node {
     pub workers: usize,
     /// What workers know of each other, by their numbers.
     pub seats: Box<[Arc<Seat>]>,
+    /// Ways to the workers for what does not come over a listener.
+    pub errands: Errands,
+    /// Where consumers come for their messages.
+    pub desk: Desk,
     pub services: Arc<Services>,
     /// Numbers of routes, by name.
     pub route_names: Arc<Names>,
     pub cells: CellStore,
+    /// Runs what is not an exchange, the clients of brokers among it.
+    pub control: Handle,
     pub telemetry: Arc<Telemetry>,
     pub retry_budget: RetryBudget,
     snapshot: ArcSwap<Snapshot>,
@@ -50,7 +59,7 @@ pub struct Node {
 }
 
 impl Node {
-    pub fn new(engine: PluginEngine, telemetry: Arc<Telemetry>, config: &Config) -> Self {
+    pub fn new(engine: PluginEngine, telemetry: Arc<Telemetry>, control: Handle, config: &Config) -> Self {
         let workers = config
             .node
             .workers
@@ -60,9 +69,12 @@ impl Node {
             engine,
             workers,
             seats: (0..workers).map(|number| Seat::new(telemetry.metrics.worker(number))).collect(),
+            errands: Errands::new(workers),
+            desk: Desk::default(),
             services: Arc::default(),
             route_names: Arc::default(),
             cells: CellStore::default(),
+            control,
             retry_budget: RetryBudget::new(config.retry_budget.percent, config.retry_budget.min_per_second),
             telemetry,
             snapshot: ArcSwap::from_pointee(Snapshot::default()),

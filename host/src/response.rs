@@ -11,8 +11,8 @@ mod tests;
 use crate::call::request::{editable_name, editable_value};
 use crate::outcome::FailureKind;
 use bytes::Bytes;
-pub use caller::{Caller, REQUEST_ID};
-pub use grpc::{grpc_status, grpc_trailers, is_grpc};
+pub use caller::{Caller, REQUEST_ID, new_id};
+pub use grpc::{grpc_status, grpc_trailers, is_grpc, status_for as grpc_status_for};
 use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use serde::Serialize;
@@ -31,6 +31,8 @@ pub enum ErrorKind {
     BadRequest,
     /// CONNECT where the listener does not allow it.
     ConnectRefused,
+    /// What the node itself is asked for is asked for with another method.
+    MethodNotAllowed,
     /// No token, or not a good one.
     Token,
     /// A good token, but not for this.
@@ -63,12 +65,25 @@ pub enum ErrorKind {
     Draining,
     /// The deadline passed.
     Timeout,
+    /// There is no channel of that name.
+    NoChannel,
+    /// There is no subscription of that name from which messages can be had.
+    NoSubscription,
+    /// Nobody waits for this acknowledgement any more.
+    NoDelivery,
+    /// There is no connection to the broker, or it broke before the message was confirmed.
+    BrokerDown,
+    /// The broker has no room for the message.
+    BrokerFull,
+    /// The broker does not want the message.
+    BrokerRefused,
 }
 
 impl ErrorKind {
-    const ALL: [Self; 18] = [
+    const ALL: [Self; 25] = [
         Self::BadRequest,
         Self::ConnectRefused,
+        Self::MethodNotAllowed,
         Self::Token,
         Self::Forbidden,
         Self::NoRoute,
@@ -85,6 +100,12 @@ impl ErrorKind {
         Self::Policy,
         Self::Draining,
         Self::Timeout,
+        Self::NoChannel,
+        Self::NoSubscription,
+        Self::NoDelivery,
+        Self::BrokerDown,
+        Self::BrokerFull,
+        Self::BrokerRefused,
     ];
 
     /// The table. A gRPC caller's status follows from the HTTP status.
@@ -92,6 +113,7 @@ impl ErrorKind {
         match self {
             Self::BadRequest => ("bad-request", StatusCode::BAD_REQUEST),
             Self::ConnectRefused => ("connect-refused", StatusCode::METHOD_NOT_ALLOWED),
+            Self::MethodNotAllowed => ("method-not-allowed", StatusCode::METHOD_NOT_ALLOWED),
             Self::Token => ("token", StatusCode::UNAUTHORIZED),
             Self::Forbidden => ("forbidden", StatusCode::FORBIDDEN),
             Self::NoRoute => ("no-route", StatusCode::NOT_FOUND),
@@ -108,6 +130,12 @@ impl ErrorKind {
             Self::Policy => ("policy", StatusCode::SERVICE_UNAVAILABLE),
             Self::Draining => ("draining", StatusCode::SERVICE_UNAVAILABLE),
             Self::Timeout => ("timeout", StatusCode::GATEWAY_TIMEOUT),
+            Self::NoChannel => ("no-channel", StatusCode::NOT_FOUND),
+            Self::NoSubscription => ("no-subscription", StatusCode::NOT_FOUND),
+            Self::NoDelivery => ("no-delivery", StatusCode::NOT_FOUND),
+            Self::BrokerDown => ("broker-down", StatusCode::SERVICE_UNAVAILABLE),
+            Self::BrokerFull => ("broker-full", StatusCode::SERVICE_UNAVAILABLE),
+            Self::BrokerRefused => ("broker-refused", StatusCode::BAD_GATEWAY),
         }
     }
 

@@ -114,6 +114,15 @@ impl Routes {
         lower_case(host, &mut buffer).and_then(|host| self.find_by_host(host, &query)).or_else(|| self.any.find(&query))
     }
 
+    /// Whether some route is for this host, by its name or one that it is below of.
+    pub fn names(&self, host: &str) -> bool {
+        let mut buffer = [0; MAX_HOST_BYTES];
+        lower_case(host, &mut buffer).is_some_and(|host| {
+            let suffixes = host.match_indices('.').filter_map(|(dot, _)| host.get(dot + 1..));
+            self.exact.contains_key(host) || suffixes.into_iter().any(|suffix| self.below.contains_key(suffix))
+        })
+    }
+
     fn find_by_host(&self, host: &str, query: &Query<'_>) -> Option<usize> {
         if let Some(route) = self.exact.get(host).and_then(|paths| paths.find(query)) {
             return Some(route);

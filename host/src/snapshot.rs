@@ -1,6 +1,7 @@
 //! A snapshot: everything a configuration and its plugins come to, built whole and published at once.
 
 mod build;
+pub mod messages;
 mod policies;
 mod routes;
 mod services;
@@ -14,6 +15,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::handles::RouteMetrics;
 use crate::telemetry::record::Kind;
 pub use build::{Built, build};
+use messages::Messages;
 use prometheus_client::metrics::gauge::Gauge;
 pub use routes::RouteTable;
 use std::collections::BTreeMap;
@@ -33,6 +35,8 @@ pub struct Snapshot {
     /// By number; number 0 is the chain without policies.
     pub chains: Vec<Vec<Arc<Policy>>>,
     pub routes: Arc<RouteTable>,
+    /// Brokers are opened when it is published.
+    pub messages: Arc<Messages>,
     /// The services whose endpoints or options are not those of the generation before.
     pub changed_services: Vec<Arc<str>>,
     _live: Live,
@@ -94,5 +98,10 @@ impl Snapshot {
     ) -> Option<&Arc<Route>> {
         let table = &*self.routes;
         table.entries.get(table.routes.find(listener, host, path, method, headers)?)
+    }
+
+    /// Whether requests for this host are the routes' in any case.
+    pub fn routes_host(&self, host: &str) -> bool {
+        self.routes.routes.names(host)
     }
 }

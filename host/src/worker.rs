@@ -3,6 +3,8 @@
 //! Nothing on the data path is shared between workers but atomics and the snapshot, so that nothing there waits for
 //! another thread. What one hands to another are whole requests (`listener/spread.rs`).
 
+pub mod errands;
+
 use crate::call::body::RequestBody;
 use crate::chain::{BoundPolicy, Chain};
 use crate::listener::Listeners;

@@ -2,7 +2,7 @@
 
 use crate::listener::spread;
 use crate::node::Node;
-use crate::worker::Worker;
+use crate::worker::{Worker, errands};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,6 +23,7 @@ fn work(runtime: &Runtime, node: Arc<Node>, number: usize, mut drain: watch::Rec
     local.block_on(runtime, async {
         let worker = Worker::new(node.clone(), number);
         tokio::task::spawn_local(spread::take(worker.clone()));
+        tokio::task::spawn_local(errands::take(worker.clone()));
         tokio::select! {
             () = snapshots(&worker) => {}
             () = housekeeping(&worker) => {}

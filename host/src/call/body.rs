@@ -33,6 +33,9 @@ pub enum BodyError {
     Superseded,
     #[error(transparent)]
     Peer(#[from] hyper::Error),
+    /// The node's own gRPC services end a stream with trailers, and never so.
+    #[error(transparent)]
+    Service(#[from] tonic::Status),
 }
 
 impl From<Late> for BodyError {
@@ -49,7 +52,7 @@ impl BodyError {
     pub fn of_answer(&self) -> FailureKind {
         match self {
             Self::Deadline | Self::Idle(_) => FailureKind::Timeout,
-            Self::Superseded | Self::Peer(_) => FailureKind::Reset,
+            Self::Superseded | Self::Peer(_) | Self::Service(_) => FailureKind::Reset,
         }
     }
 }
@@ -59,6 +62,8 @@ pub enum ResponseBody {
     /// The proxy's or a policy's own answer. The exchange ends when it has been written, or dropped.
     Own(Option<Bytes>, Option<Box<Exchange>>, Owed),
     Relay(Box<Relay>),
+    /// What the node's own gRPC services answer.
+    Stream(Pin<Box<tonic::body::Body>>),
     Empty,
 }
 
@@ -70,11 +75,15 @@ impl ResponseBody {
         Self::Own(Some(body), exchange, owed)
     }
 
+    pub fn stream(body: tonic::body::Body) -> Self {
+        Self::Stream(Box::pin(body))
+    }
+
     /// By when the caller has to take what it is given.
     pub fn deadline(&self) -> Option<Instant> {
         match self {
             Self::Relay(relay) => relay.deadline(),
-            Self::Own(..) | Self::Empty => None,
+            Self::Own(..) | Self::Stream(_) | Self::Empty => None,
         }
     }
 
@@ -100,6 +109,7 @@ impl Body for ResponseBody {
                 Poll::Ready(frame)
             }
             Self::Relay(relay) => relay.poll(context),
+            Self::Stream(body) => body.as_mut().poll_frame(context).map_err(BodyError::from),
             Self::Empty => Poll::Ready(None),
         }
     }
@@ -108,6 +118,7 @@ impl Body for ResponseBody {
         match self {
             Self::Own(bytes, ..) => bytes.as_ref().is_none_or(Bytes::is_empty),
             Self::Relay(relay) => relay.is_over(),
+            Self::Stream(body) => body.is_end_stream(),
             Self::Empty => true,
         }
     }
@@ -116,6 +127,7 @@ impl Body for ResponseBody {
         match self {
             Self::Own(bytes, ..) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Self::Relay(relay) => relay.size_hint(),
+            Self::Stream(body) => body.size_hint(),
             Self::Empty => SizeHint::with_exact(0),
         }
     }

@@ -9,7 +9,10 @@ use http::header::{CONNECTION, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 pub use target::Target;
-pub use timeout::{GRPC_TIMEOUT, WEIR_TIMEOUT, encode_grpc_timeout, encode_weir_timeout, grpc_timeout, weir_timeout};
+pub use timeout::{
+    GRPC_TIMEOUT, WEIR_TIMEOUT, duration, encode_grpc_timeout, encode_weir_timeout, grpc_timeout, parse_duration,
+    weir_timeout,
+};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 

@@ -28,7 +28,7 @@ impl Walk<'_> {
             let kind = match error {
                 BodyError::Deadline => ErrorKind::Timeout,
                 BodyError::Idle(_) => ErrorKind::RequestTimeout,
-                BodyError::Superseded | BodyError::Peer(_) => ErrorKind::BadRequest,
+                BodyError::Superseded | BodyError::Peer(_) | BodyError::Service(_) => ErrorKind::BadRequest,
             };
             broken("the request's body", kind, &error)
         })?;

@@ -22,6 +22,11 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// The same, answered as over HTTP: where the answer is put into gRPC's own words later.
+    pub fn over_http(&self) -> Self {
+        Self { grpc: false, ..self.clone() }
+    }
+
     pub fn of(parts: &Parts) -> Self {
         Self {
             id: given_id(&parts.headers).cloned().unwrap_or_else(new_id),
@@ -42,7 +47,7 @@ fn given_id(headers: &HeaderMap) -> Option<&HeaderValue> {
 }
 
 /// A random UUID (RFC 9562, section 5.4), which is what tools that look for request ids expect.
-fn new_id() -> HeaderValue {
+pub fn new_id() -> HeaderValue {
     let id = uuid::Builder::from_random_bytes(rand::random()).into_uuid();
     let mut text = uuid::Uuid::encode_buffer();
     HeaderValue::from_str(id.as_hyphenated().encode_lower(&mut text)).unwrap_or(HeaderValue::from_static("-"))

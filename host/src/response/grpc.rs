@@ -63,7 +63,7 @@ fn end(headers: &mut HeaderMap, status: u32, message: &str) {
 
 /// The gRPC status for an HTTP status: the protocol's own mapping where it has one, except that limits are
 /// RESOURCE_EXHAUSTED and a deadline is DEADLINE_EXCEEDED, which clients tell from a service that is away.
-pub(super) fn status_for(status: StatusCode) -> u32 {
+pub fn status_for(status: StatusCode) -> u32 {
     match status.as_u16() {
         200..300 => 0,
         499 => 1,

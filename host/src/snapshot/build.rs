@@ -1,5 +1,6 @@
 //! From a configuration and plugins to a snapshot, or to all the problems there are.
 
+use super::messages::Messages;
 use super::policies::{self, PolicyInput};
 use super::routes::RouteTable;
 use super::services::Changes;
@@ -9,7 +10,7 @@ use crate::keys::{self, KeySpec, Keys};
 use crate::listener::sockets::Sockets;
 use crate::node::Node;
 use crate::plugin::Plugins;
-use crate::service::ServiceOptions;
+use crate::service::{Service, ServiceOptions};
 use crate::telemetry::host_log;
 use crate::telemetry::metrics::Live;
 use crate::telemetry::record::Kind;
@@ -32,20 +33,10 @@ pub struct Built {
 /// Touches nothing that exchanges can see: only [`publish`](Built::publish) changes services.
 ///
 /// # Errors
-/// Problems that leave nothing to publish: keys that cannot be read, what this version does not do.
+/// Problems that leave nothing to publish: keys that cannot be read, routes that cannot be understood.
 pub fn build(node: &Node, file: &Path, config: Arc<Config>, plugins: Plugins) -> Result<Built, Vec<Problem>> {
     let previous = node.snapshot();
-    let mut fatal = unsupported(file, &config);
-    let keys = match keys(file, &config, &previous) {
-        Ok(keys) => keys,
-        Err(problems) => {
-            fatal.extend(problems);
-            return Err(fatal);
-        }
-    };
-    if !fatal.is_empty() {
-        return Err(fatal);
-    }
+    let keys = keys(file, &config, &previous)?;
     let (mut unusable, mut refused) = (Vec::new(), Vec::new());
     let mut by_name = BTreeMap::new();
     for config in config.policies.values() {
@@ -66,6 +57,7 @@ pub fn build(node: &Node, file: &Path, config: Arc<Config>, plugins: Plugins) ->
         policies: by_name,
         chains,
         routes,
+        messages: Arc::default(),
         changed_services: Vec::new(),
         _live: Counted::new(&node.telemetry.metrics.live_generations),
         config,
@@ -77,11 +69,12 @@ impl Built {
     /// Lets new exchanges have it. The last step, and the last that can fail: what follows is one instant.
     ///
     /// # Errors
-    /// Each listener whose address cannot be had. Then nothing has changed.
+    /// Each listener whose address, and each broker that cannot be had. Then nothing has changed.
     pub fn publish(mut self, node: &Node, file: &Path) -> Result<Arc<Snapshot>, Vec<Problem>> {
         let before = node.snapshot();
         self.snapshot.listeners = Sockets::of(node, file, &self.snapshot.config, &before.listeners)?;
         let config = self.snapshot.config.clone();
+        self.snapshot.messages = Messages::open(node, file, &config, &before.messages)?.into();
         let changes = Changes::between(&before.config.services, &config.services);
         for service in &changes.changed {
             let known = node.services.intern(&service.name, ServiceOptions::of(service));
@@ -92,6 +85,9 @@ impl Built {
             service.leave();
             self.snapshot.changed_services.push(service.name.clone());
         }
+        let stays =
+            |stand_in: &&Arc<Service>| self.snapshot.messages.stand_ins().any(|other| Arc::ptr_eq(stand_in, &other));
+        before.messages.stand_ins().filter(|stand_in| !stays(stand_in)).for_each(|gone| gone.leave());
         node.retry_budget.set(config.retry_budget.percent, config.retry_budget.min_per_second);
         node.telemetry.log.set_mode(config.log.exchanges.into());
         host_log::set_level(config.log.level);
@@ -121,7 +117,11 @@ struct InUse<'a> {
 
 impl Live for InUse<'_> {
     fn route(&self, kind: Kind, name: &str) -> bool {
-        kind == Kind::Call && self.snapshot.routes.has(name)
+        match kind {
+            Kind::Call => self.snapshot.routes.has(name),
+            Kind::Publish => self.snapshot.messages.channels.contains_key(name),
+            Kind::Delivery => self.snapshot.messages.subscriptions.contains_key(name),
+        }
     }
 
     fn service(&self, name: &str) -> bool {
@@ -144,16 +144,6 @@ impl Live for InUse<'_> {
     fn plugin(&self, name: &str) -> bool {
         self.snapshot.plugins.contains_key(name)
     }
-}
-
-/// Parts of the configuration that this version reads but does not do yet.
-fn unsupported(file: &Path, config: &Config) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    if !config.brokers.is_empty() || !config.channels.is_empty() || !config.subscriptions.is_empty() {
-        let message = "this version of Weir carries calls only: [[broker]], [[channel]] and [[subscription]] are not supported yet";
-        problems.push(Problem::new(file, config::Position::FILE, message).with_hint("remove these sections"));
-    }
-    problems
 }
 
 fn keys(file: &Path, config: &Config, previous: &Snapshot) -> Result<Arc<Keys>, Vec<Problem>> {

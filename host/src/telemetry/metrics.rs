@@ -20,7 +20,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-use self::handles::{EndpointMetrics, HookMetrics, ListenerMetrics, RouteMetrics, ServiceMetrics, WorkerMetrics};
+use self::handles::{
+    BacklogMetrics, EndpointMetrics, Event, HookMetrics, ListenerMetrics, MessageMetrics, RouteMetrics, ServiceMetrics,
+    WorkerMetrics,
+};
 use self::policy::PolicyMetrics;
 use self::series::{Latency, Seconds, Series, Tally};
 use super::record::Kind;
@@ -54,6 +57,8 @@ labels! {
     LogLabels { log: &'static str }
     LoadLabels { source: &'static str }
     WorkerLabels { worker: usize }
+    MessageLabels { kind: Kind, route: Arc<str>, event: &'static str }
+    SubscriptionLabels { subscription: Arc<str> }
 }
 
 /// The classes of a response, in the order of [`RouteMetrics::by_class`].
@@ -108,6 +113,10 @@ struct Families {
     worker_begun: Series<WorkerLabels, Tally>,
     worker_ended: Series<WorkerLabels, Tally>,
     worker_taken_over: Series<WorkerLabels, Tally>,
+    messages: Series<MessageLabels, Counter>,
+    messages_held: Series<SubscriptionLabels, Gauge>,
+    backlog: Series<SubscriptionLabels, Gauge>,
+    backlog_age: Series<SubscriptionLabels, Gauge>,
 }
 
 /// Registers families while [`Metrics`] is built.
@@ -175,6 +184,10 @@ impl Metrics {
             worker_begun: build.series("worker_exchanges", "Exchanges that a worker began to run"),
             worker_ended: build.series("worker_exchanges_ended", "Exchanges that a worker has run to their end"),
             worker_taken_over: build.series("worker_streams_taken_over", "HTTP/2 streams that a worker ran for the connection of a busier one"),
+            messages: build.series("messages", "Messages by what became of them at a channel (publish) or subscription (delivery)"),
+            messages_held: build.series("messages_held", "Messages of a subscription that are with this node and not acknowledged"),
+            backlog: build.series("subscription_backlog", "Messages of a subscription that are not acknowledged, at the broker"),
+            backlog_age: build.series("subscription_oldest_seconds", "Age of the oldest of them, in whole seconds"),
         };
         let policies = PolicyMetrics::default();
         build.registry.register_collector(Box::new(policies.clone()));
@@ -257,6 +270,22 @@ impl Metrics {
             begun: self.families.worker_begun.get(labels.clone()),
             ended: self.families.worker_ended.get(labels.clone()),
             taken_over: self.families.worker_taken_over.get(labels),
+        }
+    }
+
+    /// What becomes of the messages of a channel or subscription.
+    pub fn messages(&self, kind: Kind, route: &Arc<str>) -> MessageMetrics {
+        let event = |event| self.families.messages.get(MessageLabels { kind, route: Arc::clone(route), event });
+        MessageMetrics { events: Event::ALL.map(|known| event(known.as_str())) }
+    }
+
+    /// What waits for a subscription.
+    pub fn backlog(&self, subscription: &Arc<str>) -> BacklogMetrics {
+        let labels = SubscriptionLabels { subscription: Arc::clone(subscription) };
+        BacklogMetrics {
+            held: self.families.messages_held.get(labels.clone()),
+            waiting: self.families.backlog.get(labels.clone()),
+            oldest: self.families.backlog_age.get(labels),
         }
     }
 
@@ -353,6 +382,10 @@ impl Metrics {
         all.exchange_duration.retain(|labels| route(labels.kind, &labels.route));
         all.in_flight.retain(|labels| route(labels.kind, &labels.route));
         all.retries.retain(|labels| route(labels.kind, &labels.route));
+        all.messages.retain(|labels| live.route(labels.kind, &labels.route));
+        for of_subscription in [&all.messages_held, &all.backlog, &all.backlog_age] {
+            of_subscription.retain(|labels| live.route(Kind::Delivery, &labels.subscription));
+        }
         all.attempts.retain(|labels| live.endpoint(&labels.service, &labels.endpoint));
         all.attempt_duration.retain(|labels| live.service(&labels.service));
         all.upstream_open.retain(|labels| live.service(&labels.service));

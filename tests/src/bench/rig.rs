@@ -49,7 +49,7 @@ impl Rig {
         let options = telemetry::Options { log: LogMode::None, spans: None };
         let (telemetry, _exports) = Telemetry::start(&options, Metrics::new(), io::sink(), runtime.handle())?;
         let engine = PluginEngine::new().map_err(|error| anyhow!("{error:#}"))?;
-        let node = Arc::new(Node::new(engine, Arc::new(telemetry), document.config()));
+        let node = Arc::new(Node::new(engine, Arc::new(telemetry), runtime.handle().clone(), document.config()));
         let started = Reloader::start(node.clone(), &file, document);
         let (_reloader, built) = started.map_err(config::Problems::from)?;
         let problems = built.refused.iter().chain(&built.unusable).map(ToString::to_string);

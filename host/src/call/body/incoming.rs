@@ -26,6 +26,15 @@ impl From<Incoming> for CallerBody {
     }
 }
 
+impl From<Bytes> for CallerBody {
+    /// A body that nobody sends any more: it is there.
+    fn from(whole: Bytes) -> Self {
+        let size = SizeHint::with_exact(whole.len() as u64);
+        let first = Some(whole).filter(|whole| !whole.is_empty()).map(|whole| Ok(Frame::data(whole)));
+        Self { first: first.into_iter().collect(), rest: None, size }
+    }
+}
+
 impl CallerBody {
     /// Takes what has come. What is left after it belongs to the caller's connection: over HTTP/2 each look at it takes a
     /// lock, which the worker that writes the frames holds meanwhile.

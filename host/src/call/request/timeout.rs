@@ -38,7 +38,15 @@ pub fn grpc_timeout(headers: &HeaderMap) -> Result<Option<Duration>, ProxyError>
 /// # Errors
 /// Bad request, where one is malformed.
 pub fn weir_timeout(headers: &HeaderMap) -> Result<Option<Duration>, ProxyError> {
-    shortest(headers, &WEIR_TIMEOUT, parse_weir, "a duration such as \"250ms\" or \"5s\", or a number of milliseconds")
+    duration(headers, &WEIR_TIMEOUT)
+}
+
+/// The shortest duration in fields of one name, written as `x-weir-timeout` is.
+///
+/// # Errors
+/// Bad request, where one is malformed.
+pub fn duration(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Duration>, ProxyError> {
+    shortest(headers, name, parse_duration, "a duration such as \"250ms\" or \"5s\", or a number of milliseconds")
 }
 
 fn shortest(
@@ -68,7 +76,8 @@ fn parse_grpc(text: &str) -> Option<Duration> {
     Some(Duration::from_nanos_u128(u128::from(number) * u128::from(*nanos)))
 }
 
-fn parse_weir(text: &str) -> Option<Duration> {
+/// A duration as `x-weir-timeout` has it.
+pub fn parse_duration(text: &str) -> Option<Duration> {
     // humantime panics when a sum ends exactly at the limit of `Duration`. So few digits cannot come near.
     const MAX_DIGITS: usize = 9;
     let small = text.split(|c: char| !c.is_ascii_digit()).all(|digits| digits.len() <= MAX_DIGITS);
@@ -211,7 +220,7 @@ mod tests {
                 "{left:?} as {encoded:?}"
             );
             if left < Duration::from_secs(900_000) {
-                let decoded = parse_weir(encode_weir_timeout(left).to_str().unwrap()).unwrap();
+                let decoded = parse_duration(encode_weir_timeout(left).to_str().unwrap()).unwrap();
                 assert!(decoded > Duration::ZERO && decoded <= left.max(Duration::from_millis(1)));
                 assert!(left - decoded.min(left) < Duration::from_millis(1));
             }

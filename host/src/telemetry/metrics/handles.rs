@@ -118,6 +118,85 @@ impl WorkerMetrics {
     }
 }
 
+/// What can become of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// It was to be published.
+    Published,
+    /// The broker has it.
+    Confirmed,
+    /// It was given to a consumer, each time anew.
+    Delivered,
+    /// The broker was told that it is done with.
+    Acked,
+    /// Another attempt is due.
+    Retried,
+    /// It was put where dead letters go.
+    DeadLettered,
+    /// It was given up, and there is no place for dead letters.
+    Dropped,
+    /// Its time had passed before anybody had it.
+    Expired,
+    /// It was acknowledged before, and so not delivered again.
+    Duplicate,
+}
+
+impl Event {
+    pub const ALL: [Self; 9] = [
+        Self::Published,
+        Self::Confirmed,
+        Self::Delivered,
+        Self::Acked,
+        Self::Retried,
+        Self::DeadLettered,
+        Self::Dropped,
+        Self::Expired,
+        Self::Duplicate,
+    ];
+
+    /// The word for metrics and the admin page.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Published => "published",
+            Self::Confirmed => "confirmed",
+            Self::Delivered => "delivered",
+            Self::Acked => "acked",
+            Self::Retried => "retried",
+            Self::DeadLettered => "dead-lettered",
+            Self::Dropped => "dropped",
+            Self::Expired => "expired",
+            Self::Duplicate => "duplicate",
+        }
+    }
+}
+
+/// What becomes of the messages of one channel or subscription.
+#[derive(Clone, Debug)]
+pub struct MessageMetrics {
+    pub(super) events: [Counter; Event::ALL.len()],
+}
+
+impl MessageMetrics {
+    pub fn count(&self, event: Event) {
+        if let Some(counter) = self.events.get(event as usize) {
+            counter.inc();
+        }
+    }
+
+    /// How often so far.
+    pub fn so_far(&self, event: Event) -> u64 {
+        self.events.get(event as usize).map_or(0, Counter::get)
+    }
+}
+
+/// What waits for one subscription.
+#[derive(Clone, Debug)]
+pub struct BacklogMetrics {
+    pub held: Gauge,
+    pub waiting: Gauge,
+    pub oldest: Gauge,
+}
+
 /// What the calls of one hook of a policy count.
 #[derive(Clone, Debug)]
 pub struct HookMetrics {

@@ -1,0 +1,365 @@
+//! A delivery: one attempt to give a message to a consumer, and what is to become of the message.
+
+use super::head::{Ended, Head, View};
+use super::{Sent, Walk};
+use crate::attempt::Endpoints;
+use crate::broker::Message;
+use crate::broker::message::millis;
+use crate::call::body::{CallerBody, Read, Upload};
+use crate::call::forward::{Hop, to_upstream};
+use crate::call::own::Refusal;
+use crate::call::read_on;
+use crate::call::request::Target;
+use crate::chain::Stop;
+use crate::exchange::Exchange;
+use crate::outcome::{Decision, FailureKind};
+use crate::plugin::bindings::types::BodyOf;
+use crate::response::{ErrorKind, REQUEST_ID};
+use crate::service::client::SendFailure;
+use crate::service::endpoint::Endpoint;
+use crate::snapshot::messages::Subscription;
+use crate::telemetry::metrics::handles::Event;
+use crate::telemetry::record::{End, Kind};
+use crate::telemetry::recording::Recording;
+use crate::worker::Worker;
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, HOST, HeaderName};
+use http::{HeaderMap, HeaderValue, Method, Request};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::sync::oneshot;
+
+/// A message that is to be delivered.
+pub struct Order {
+    /// The subscription's name: what it is now is the worker's to know.
+    pub subscription: Arc<str>,
+    pub message: Message,
+    /// That were made before.
+    pub attempts: u32,
+    /// The endpoint that had better not be tried again.
+    pub avoid: Option<u32>,
+    /// Who has come for it, where consumers do.
+    pub taker: Option<oneshot::Sender<Pulled>>,
+}
+
+/// A message as a consumer that came for it gets it.
+pub struct Pulled {
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    /// What the consumer says of it.
+    pub settle: oneshot::Sender<Settled>,
+}
+
+/// What a consumer that came for a message says of it.
+#[derive(Debug)]
+pub struct Settled {
+    /// 200: done. Anything else is a failure with that status.
+    pub status: u16,
+    /// When it wants to see the message again, if it is not done.
+    pub after: Option<Duration>,
+    /// Told once that is settled with the broker.
+    pub done: oneshot::Sender<()>,
+}
+
+/// What is to become of a message.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is done with.
+    Ack,
+    /// It is to be tried again.
+    Again {
+        /// `None`: as the subscription has it.
+        after: Option<Duration>,
+        /// Whether it was an attempt.
+        counts: bool,
+        avoid: Option<u32>,
+        why: String,
+    },
+    /// It is given up.
+    Dead(String),
+}
+
+impl Verdict {
+    /// Whatever policies say, there is a last attempt.
+    fn bounded(self, attempt: u32, max_attempts: u32) -> Self {
+        match self {
+            Self::Again { counts: true, why, .. } if attempt >= max_attempts => {
+                Self::Dead(format!("attempt {attempt} of {max_attempts} failed: {why}"))
+            }
+            verdict => verdict,
+        }
+    }
+}
+
+/// A verdict, and who waits for its being carried out.
+pub struct Delivered {
+    pub verdict: Verdict,
+    pub done: Option<oneshot::Sender<()>>,
+}
+
+/// How long a message waits that could not be tried at all, where nothing says better.
+const NOT_NOW: Duration = Duration::from_secs(1);
+
+fn not_now(after: Option<Duration>, why: impl Into<String>) -> Verdict {
+    Verdict::Again { after: Some(after.unwrap_or(NOT_NOW)), counts: false, avoid: None, why: why.into() }
+}
+
+/// Makes one attempt to deliver a message.
+pub async fn deliver(worker: Rc<Worker>, order: Order) -> Delivered {
+    let nothing = |verdict| Delivered { verdict, done: None };
+    let current = worker.current();
+    let Some(subscription) = current.snapshot.messages.subscriptions.get(&*order.subscription).cloned() else {
+        return nothing(not_now(None, "the subscription has left the configuration"));
+    };
+    let Some(place) = worker.enter() else {
+        return nothing(not_now(None, "the node has as many exchanges in progress as [limits] max-pending allows"));
+    };
+    let id = crate::response::new_id();
+    let mut recording = Recording::begin(&worker.telemetry, Kind::Delivery, id.clone());
+    let (route, metrics) = subscription.metrics(&worker.node.telemetry.metrics);
+    recording.set_route(&subscription.name, route);
+    metrics.count(Event::Delivered);
+    let attributes = [("message-id", order.message.id.as_str()), ("channel", &*subscription.channel.name)];
+    recording.record.attributes.extend(attributes.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    let chain = current.chain(subscription.chain);
+    let service = subscription.service.clone();
+    let mut exchange =
+        Exchange::new(worker.next_exchange_id(), subscription.id, service, chain.clone(), recording, place);
+    drop(current);
+    exchange.attempt = order.attempts;
+    exchange.attempt_timeout = Some(subscription.config.timeout);
+    // Nobody wants it later.
+    let left = order.message.expires.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
+    left.into_iter().for_each(|left| exchange.shorten(left));
+    let (name, path) = (exchange.service.name.clone(), subscription.config.path.clone());
+    let view = View {
+        path: &path,
+        authority: &name,
+        protocol: match exchange.service.options.load().protocol {
+            crate::config::Protocol::Http1 => "http1",
+            crate::config::Protocol::Http2 => "http2",
+        },
+        peer: None,
+        identity: None,
+        route: &subscription.name,
+    };
+    let walk = Walk { worker: &worker, chain: &chain, view };
+    let attempt = order.attempts + 1;
+    let (verdict, done) = walk.deliver(&mut exchange, &subscription, order, id).await;
+    let verdict = verdict.bounded(attempt, subscription.config.max_attempts);
+    note(&mut exchange, &subscription, &verdict);
+    Delivered { verdict, done }
+}
+
+impl Walk<'_> {
+    async fn deliver(
+        &self,
+        exchange: &mut Exchange,
+        subscription: &Subscription,
+        order: Order,
+        id: HeaderValue,
+    ) -> (Verdict, Option<oneshot::Sender<()>>) {
+        let Order { message, attempts, avoid, taker, .. } = order;
+        let mut headers = headers(&message, subscription, attempts + 1, id);
+        let mut body = message.body;
+        exchange.recording.record.request_bytes = body.len() as u64;
+        if let Err(stop) = self.chain.on_request(exchange, &mut Head { headers: &mut headers, view: &self.view }) {
+            return (refused(exchange, stop.into()), None);
+        }
+        if let Some(limit) = self.chain.body_limit()
+            && body.len() <= limit
+        {
+            match self.chain.on_body(exchange, BodyOf::Message, &body) {
+                Ok(None) => {}
+                Ok(Some(other)) => body = other,
+                Err(stop) => return (refused(exchange, stop.into()), None),
+            }
+        }
+        headers.insert(CONTENT_LENGTH, body.len().into());
+        let mut endpoints = Endpoints::default();
+        avoid.into_iter().for_each(|endpoint| endpoints.avoid(endpoint));
+        let max_attempts = subscription.config.max_attempts;
+        let (mut settled, service) = (None, exchange.service.clone());
+        let sent = {
+            let settled = &mut settled;
+            let send = async |endpoint: Arc<Endpoint>, headers: HeaderMap| match taker {
+                Some(taker) => hand_over(taker, headers, body, settled).await,
+                None => {
+                    let request = self.request(subscription, &service, &endpoint, headers, body);
+                    self.post(&service, &endpoint, request).await
+                }
+            };
+            self.attempt(exchange, &headers, &mut endpoints, (Duration::ZERO, max_attempts), send).await
+        };
+        let (mut sent, decision, endpoint) = match sent {
+            Ok(sent) => sent,
+            Err(refusal) => return (refused(exchange, refusal), None),
+        };
+        let (after, done) = settled.map(|settled: Settled| (settled.after, settled.done)).unzip();
+        exchange.recording.record.status = Some(sent.status).filter(|status| *status > 0);
+        exchange.failure = sent.failure;
+        let mut status = sent.status;
+        let mut head = Ended { status, headers: &mut sent.headers, endpoint: &endpoint.address };
+        if let Err(stop) = self.chain.on_response(exchange, &mut head) {
+            match stop {
+                // What a policy answers in the consumer's place counts as the consumer's answer.
+                Stop::Reply(reply) => status = reply.status,
+                Stop::Failed(why) => return (not_now(None, why), done),
+            }
+        }
+        let verdict = match decision {
+            _ if (200..300).contains(&status) => Verdict::Ack,
+            // Nobody had it.
+            _ if sent.failure == Some(FailureKind::Cancelled) => {
+                exchange.attempt -= 1;
+                Verdict::Again { after: Some(Duration::ZERO), counts: false, avoid: None, why: sent.message }
+            }
+            Decision::DeadLetter(reason) => Verdict::Dead(reason),
+            Decision::Retry { after: wait, elsewhere } => {
+                let avoid = elsewhere.then_some(endpoint.id);
+                Verdict::Again { after: Some(wait), counts: true, avoid, why: sent.message }
+            }
+            Decision::Accept => Verdict::Again { after: after.flatten(), counts: true, avoid: None, why: sent.message },
+        };
+        (verdict, done)
+    }
+
+    fn request(
+        &self,
+        subscription: &Subscription,
+        service: &crate::service::Service,
+        endpoint: &Endpoint,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Request<crate::call::body::RequestBody>, String> {
+        let mut parts = Request::new(()).into_parts().0;
+        parts.method = Method::POST;
+        parts.uri = subscription.config.path.parse().map_err(|error| format!("the path cannot be sent: {error}"))?;
+        parts.headers = headers;
+        parts.headers.insert(HOST, HeaderValue::from_str(self.view.authority).map_err(|error| error.to_string())?);
+        let target = Target::of(&parts).map_err(|error| error.message)?;
+        let protocol = service.options.load().protocol;
+        let left = Some(subscription.config.timeout);
+        let hop = Hop { protocol, address: &endpoint.address, target: &target, strip_prefix: None, left };
+        let upload = Upload::new(CallerBody::from(body), Some(0), None);
+        Ok(Request::from_parts(to_upstream(parts, &hop), upload.attempt(protocol)))
+    }
+
+    /// Posts a message to a consumer.
+    async fn post(
+        &self,
+        service: &crate::service::Service,
+        endpoint: &Endpoint,
+        request: Result<Request<crate::call::body::RequestBody>, String>,
+    ) -> Sent {
+        let request = match request {
+            Ok(request) => request,
+            Err(why) => return Sent::failed(FailureKind::Protocol, why),
+        };
+        let options = **service.options.load();
+        match self.worker.clients.send(&service.name, endpoint, &options, request).await {
+            Ok(response) => {
+                let (parts, rest) = response.into_parts();
+                read_on(Read::from(rest));
+                let message = format!("{} answered {}", endpoint.address, parts.status.as_u16());
+                Sent { status: parts.status.as_u16(), failure: None, headers: parts.headers, message }
+            }
+            Err(error) => {
+                let failure = match error.failure {
+                    SendFailure::Connect | SendFailure::ConnectTimeout => FailureKind::Connect,
+                    SendFailure::Reset | SendFailure::Upload => FailureKind::Reset,
+                    SendFailure::Protocol => FailureKind::Protocol,
+                    SendFailure::Overload => FailureKind::Overload,
+                };
+                Sent::failed(failure, error.message)
+            }
+        }
+    }
+}
+
+/// Gives a message to a consumer that has come for it, and waits for what that one says.
+async fn hand_over(
+    taker: oneshot::Sender<Pulled>,
+    headers: HeaderMap,
+    body: Bytes,
+    settled: &mut Option<Settled>,
+) -> Sent {
+    let (settle, said) = oneshot::channel();
+    if taker.send(Pulled { headers, body, settle }).is_err() {
+        return Sent::failed(FailureKind::Cancelled, "the consumer left before it had the message");
+    }
+    match said.await {
+        Ok(said) => {
+            let sent =
+                Sent { status: said.status, message: "the consumer did not accept it".into(), ..Sent::nothing() };
+            *settled = Some(said);
+            sent
+        }
+        Err(_) => Sent::failed(FailureKind::Reset, "the consumer left without a word"),
+    }
+}
+
+/// The fields that a consumer gets: the message's, and what the node knows of it.
+fn headers(message: &Message, subscription: &Subscription, attempt: u32, id: HeaderValue) -> HeaderMap {
+    const ID: HeaderName = HeaderName::from_static("x-weir-message-id");
+    const KEY: HeaderName = HeaderName::from_static("x-weir-key");
+    const CHANNEL: HeaderName = HeaderName::from_static("x-weir-channel");
+    const SUBSCRIPTION: HeaderName = HeaderName::from_static("x-weir-subscription");
+    const ATTEMPT: HeaderName = HeaderName::from_static("x-weir-attempt");
+    const PUBLISHED: HeaderName = HeaderName::from_static("x-weir-published");
+    let mut headers = message.headers.clone();
+    // What others have published may have any fields.
+    for framing in ["connection", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "expect"] {
+        headers.remove(framing);
+    }
+    let mut set = |name, value: &str| {
+        if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
+            headers.insert(name, value);
+        }
+    };
+    set(ID, &message.id);
+    message.key.iter().for_each(|key| set(KEY, key));
+    set(CHANNEL, &subscription.channel.name);
+    set(SUBSCRIPTION, &subscription.name);
+    set(ATTEMPT, &attempt.to_string());
+    set(PUBLISHED, &millis(message.published).to_string());
+    headers.insert(REQUEST_ID, id);
+    headers
+}
+
+/// What it means for a message that it never got to a consumer.
+fn refused(exchange: &mut Exchange, refusal: Refusal) -> Verdict {
+    match refusal {
+        Refusal::Reply(reply) => {
+            exchange.recording.record.status = Some(reply.status);
+            let why = if reply.message.is_empty() { reply.error } else { reply.message };
+            match reply.status {
+                200..300 => Verdict::Ack,
+                408 | 425 | 429 | 500.. => not_now(None, format!("a policy replied {}: {why}", reply.status)),
+                status => Verdict::Dead(format!("a policy replied {status}: {why}")),
+            }
+        }
+        Refusal::Error(error) => match error.kind {
+            // The policy may have failed because of the message.
+            ErrorKind::Policy => Verdict::Again { after: None, counts: true, avoid: None, why: error.message },
+            _ => not_now(error.retry_after, error.message),
+        },
+    }
+}
+
+/// Says in the record what becomes of the message.
+fn note(exchange: &mut Exchange, subscription: &Subscription, verdict: &Verdict) {
+    let (did, why) = match verdict {
+        Verdict::Ack => {
+            exchange.end = End::Ok;
+            return;
+        }
+        Verdict::Again { why, .. } => ("will try again", why),
+        Verdict::Dead(why) => (if subscription.dead_letter.is_some() { "dead-lettered" } else { "dropped" }, why),
+    };
+    exchange.end = End::Error;
+    exchange.recording.record.message = Some(why.clone());
+    let name: Arc<str> = subscription.name.clone();
+    exchange.acted(&name, "subscription", did, None);
+}

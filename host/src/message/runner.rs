@@ -1,0 +1,380 @@
+//! A subscription at work: takes messages from its broker, has them delivered, and does with each what the verdict says.
+//!
+//! All that a message waits for, it waits for here: its turn, the time of its next attempt, a consumer that comes for it.
+//! It holds no place among deliveries meanwhile, so that one bad message keeps nobody up. What is held is bounded by
+//! `prefetch`: at that, nothing more is taken from the broker, which is what slows publishers down in the end.
+
+use super::deliver::{Delivered, Order, Pulled, Verdict, deliver};
+use super::queue::{Keyed, Queue};
+use super::settle::{Held, dead_letter};
+use crate::broker::{BrokerError, Source, Taken};
+use crate::node::Node;
+use crate::snapshot::messages::Subscription;
+use crate::telemetry::metrics::handles::{BacklogMetrics, Event, MessageMetrics};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+/// How often the broker is told that messages are still worked on. Well below any broker's patience.
+const KEEP: Duration = Duration::from_secs(5);
+/// The waits between attempts to take from a broker that fails: the first and the longest.
+const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// Messages whose attempts, and those whose ids are remembered, in memory.
+const REMEMBERED: usize = 100_000;
+/// Consumers of one subscription that wait for a message at a time.
+pub const MAX_PULLERS: usize = 1024;
+
+/// A consumer that has come for a message.
+pub type Puller = oneshot::Sender<Pulled>;
+
+/// What a runner is told from outside.
+pub struct Orders {
+    /// The subscription as it is configured now. Closed: stop.
+    pub subscription: watch::Receiver<Arc<Subscription>>,
+    pub pullers: mpsc::Receiver<Puller>,
+    /// Keeps the way open where no consumer uses it.
+    pub _way: mpsc::Sender<Puller>,
+}
+
+pub struct Runner {
+    node: Arc<Node>,
+    subscription: Arc<Subscription>,
+    metrics: MessageMetrics,
+    backlog: BacklogMetrics,
+    queue: Queue<Held>,
+    /// The number of the source that messages come from: receipts of those before are void.
+    source: u64,
+    /// Deliveries in progress, and settlements with the broker.
+    busy: JoinSet<Finished>,
+    pullers: VecDeque<Puller>,
+    /// Attempts at messages that failed, by their ids: a broker that gives one out again may not know.
+    attempts: HashMap<String, u32>,
+    /// Until when a message with that id would be the same again.
+    acked: HashMap<String, Instant>,
+}
+
+/// What is left of a message that was worked on.
+struct Finished {
+    key: Option<String>,
+    id: String,
+    /// It is not done, and due again then.
+    again: Option<(Held, Instant)>,
+    acked: bool,
+}
+
+/// Why a round of taking messages has ended.
+enum Ended {
+    Stopped,
+    Lost(BrokerError),
+}
+
+impl Runner {
+    pub fn new(node: Arc<Node>, subscription: Arc<Subscription>) -> Self {
+        let metrics = subscription.metrics(&node.telemetry.metrics).1.clone();
+        let backlog = node.telemetry.metrics.backlog(&subscription.name);
+        let queue = Queue::new(subscription.config.ordered);
+        Self {
+            node,
+            subscription,
+            metrics,
+            backlog,
+            queue,
+            source: 0,
+            busy: JoinSet::new(),
+            pullers: VecDeque::new(),
+            attempts: HashMap::new(),
+            acked: HashMap::new(),
+        }
+    }
+
+    /// Works until it is told to stop, and then to the end of what is being delivered.
+    pub async fn run(mut self, mut orders: Orders) {
+        let mut wait = RECONNECT.0;
+        loop {
+            let consumption = self.subscription.consumption.clone();
+            let broker = self.subscription.channel.broker.clone();
+            let lost = tokio::select! {
+                consumed = broker.client.consume(&consumption) => match consumed {
+                    Ok(mut source) => {
+                        tracing::info!(subscription = &*self.subscription.name, broker = broker.config.name, "takes messages");
+                        wait = RECONNECT.0;
+                        match self.take_from(&mut *source, &mut orders).await {
+                            Ended::Stopped => return self.end(source).await,
+                            Ended::Lost(error) => error,
+                        }
+                    }
+                    Err(error) => error,
+                },
+                () = stopped(&mut orders) => return,
+            };
+            tracing::warn!(
+                subscription = &*self.subscription.name,
+                broker = broker.config.name,
+                "takes no messages: {lost}"
+            );
+            // What waits comes again from the broker, and so does what is being delivered, should that fail.
+            self.source += 1;
+            self.queue.clear();
+            let pause = tokio::time::sleep(rand::random_range(wait / 2..=wait));
+            wait = (wait * 2).min(RECONNECT.1);
+            tokio::select! {
+                () = pause => {}
+                () = stopped(&mut orders) => return,
+            }
+        }
+    }
+
+    async fn take_from(&mut self, source: &mut dyn Source, orders: &mut Orders) -> Ended {
+        let mut keep = tokio::time::interval(KEEP);
+        loop {
+            self.start();
+            let held = self.queue.len() + self.busy.len();
+            self.backlog.held.set(i64::try_from(held).unwrap_or(i64::MAX));
+            let has_room = held < self.subscription.consumption.prefetch as usize;
+            // Where there is no place for it, it is not waited for.
+            let due = self.queue.due().filter(|_| self.has_place());
+            tokio::select! {
+                taken = source.next(), if has_room => match taken {
+                    Ok(taken) => self.admit(taken),
+                    Err(error) => return Ended::Lost(error),
+                },
+                Some(finished) = self.busy.join_next() => self.finished(finished.ok()),
+                () = sleep_until(due), if due.is_some() => {}
+                puller = orders.pullers.recv(), if self.pullers.len() < MAX_PULLERS => match puller {
+                    Some(puller) => self.pullers.push_back(puller),
+                    None => return Ended::Stopped,
+                },
+                changed = orders.subscription.changed() => match changed {
+                    Ok(()) => self.subscription = orders.subscription.borrow_and_update().clone(),
+                    Err(_) => return Ended::Stopped,
+                },
+                _ = keep.tick() => self.keep().await,
+            }
+        }
+    }
+
+    /// A message has come.
+    fn admit(&mut self, taken: Taken) {
+        let Taken { message, attempts, receipt } = taken;
+        let attempts = attempts.max(self.attempts.get(&message.id).copied().unwrap_or(0));
+        let delay = message.delay(SystemTime::now());
+        let due = Some(delay).filter(|delay| !delay.is_zero()).map(|delay| Instant::now() + delay);
+        self.queue.add(Held { message, attempts, receipt, source: self.source, avoid: None, dead: None }, due);
+    }
+
+    /// Starts as many deliveries as there may be.
+    fn start(&mut self) {
+        let now = Instant::now();
+        self.pullers.retain(|puller| !puller.is_closed());
+        loop {
+            let Some(held) = self.has_place().then(|| self.queue.take(now)).flatten() else { return };
+            let is_known = self.acked.get(&held.message.id).is_some_and(|until| *until > now);
+            let done_with = match held.message.is_expired(SystemTime::now()) {
+                true => Some(Event::Expired),
+                false => is_known.then_some(Event::Duplicate),
+            };
+            let work = Work {
+                node: self.node.clone(),
+                subscription: self.subscription.clone(),
+                metrics: self.metrics.clone(),
+            };
+            match done_with {
+                Some(why) => {
+                    self.metrics.count(why);
+                    self.busy.spawn(async move { work.ack(held, None).await });
+                }
+                None if held.dead.is_some() => drop(self.busy.spawn(async move { work.give_up(held).await })),
+                None => {
+                    let taker = if self.subscription.is_pulled() { self.pullers.pop_front() } else { None };
+                    self.busy.spawn(async move { work.deliver(held, taker).await });
+                }
+            }
+        }
+    }
+
+    /// Whether another delivery may begin.
+    fn has_place(&self) -> bool {
+        match self.subscription.is_pulled() {
+            true => !self.pullers.is_empty(),
+            false => self.busy.len() < self.subscription.config.concurrency as usize,
+        }
+    }
+
+    fn finished(&mut self, finished: Option<Finished>) {
+        // A task that panicked has given its message back by dropping it.
+        let Some(Finished { key, id, again, acked }) = finished else { return };
+        match again {
+            Some((held, due)) => {
+                if held.attempts > 0 && self.attempts.len() < REMEMBERED {
+                    self.attempts.insert(id, held.attempts);
+                }
+                match held.source == self.source {
+                    true => self.queue.again(held, due),
+                    false => self.queue.done(held.key()),
+                }
+            }
+            None => {
+                self.attempts.remove(&id);
+                if let Some(window) = self.subscription.config.dedup.filter(|_| acked) {
+                    if self.acked.len() >= REMEMBERED {
+                        let now = Instant::now();
+                        self.acked.retain(|_, until| *until > now);
+                    }
+                    if self.acked.len() < REMEMBERED {
+                        self.acked.insert(id, Instant::now() + window);
+                    }
+                }
+                self.queue.done(key.as_deref());
+            }
+        }
+    }
+
+    /// Tells the broker that what is held is not forgotten, and sees how much more there is.
+    async fn keep(&self) {
+        for held in self.queue.iter() {
+            held.receipt.keep().await;
+        }
+        let subscription = &self.subscription;
+        let backlog = subscription.channel.broker.client.backlog(&subscription.consumption);
+        if let Ok(Ok(backlog)) = tokio::time::timeout(Duration::from_secs(1), backlog).await {
+            let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+            self.backlog.waiting.set(gauge(backlog.messages.unwrap_or(0)));
+            self.backlog.oldest.set(gauge(backlog.oldest.unwrap_or_default().as_secs()));
+        }
+    }
+
+    /// Lets deliveries end, and gives the rest back.
+    async fn end(mut self, source: Box<dyn Source>) {
+        for held in self.queue.clear() {
+            held.receipt.release().await;
+        }
+        while let Some(finished) = self.busy.join_next().await {
+            if let Ok(Finished { again: Some((held, _)), .. }) = finished {
+                held.receipt.release().await;
+            }
+        }
+        drop(source);
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    if let Some(due) = due {
+        tokio::time::sleep_until(due.into()).await;
+    }
+}
+
+/// Returns when there is nothing more to do.
+async fn stopped(orders: &mut Orders) {
+    while orders.subscription.changed().await.is_ok() {}
+}
+
+/// What it takes to work on one message.
+struct Work {
+    node: Arc<Node>,
+    subscription: Arc<Subscription>,
+    metrics: MessageMetrics,
+}
+
+impl Work {
+    /// One attempt, and what follows from it.
+    async fn deliver(&self, mut held: Held, taker: Option<Puller>) -> Finished {
+        let order = Order {
+            subscription: self.subscription.name.clone(),
+            message: held.message.clone(),
+            attempts: held.attempts,
+            avoid: held.avoid,
+            taker,
+        };
+        let delivered = self.node.errands.run(move |worker| deliver(worker, order));
+        let mut delivered = std::pin::pin!(delivered);
+        let delivered = loop {
+            tokio::select! {
+                delivered = &mut delivered => break delivered,
+                () = tokio::time::sleep(KEEP) => held.receipt.keep().await,
+            }
+        };
+        let left = || Verdict::Again { after: None, counts: false, avoid: None, why: "the worker has ended".into() };
+        let Delivered { verdict, done } = delivered.unwrap_or_else(|| Delivered { verdict: left(), done: None });
+        match verdict {
+            Verdict::Ack => self.ack(held, done).await,
+            Verdict::Dead(reason) => {
+                held.attempts += 1;
+                held.dead = Some(reason);
+                self.give_up(held).await
+            }
+            Verdict::Again { after, counts, avoid, .. } => {
+                held.attempts += u32::from(counts);
+                held.avoid = avoid;
+                let after = after.unwrap_or_else(|| self.backoff(held.attempts));
+                if counts {
+                    self.metrics.count(Event::Retried);
+                    held.receipt.failed(held.attempts, SystemTime::now() + after).await;
+                }
+                let _ = done.map(|done| done.send(()));
+                held.again_after(after)
+            }
+        }
+    }
+
+    /// The message is done with.
+    async fn ack(&self, held: Held, done: Option<oneshot::Sender<()>>) -> Finished {
+        let (key, id) = (held.key().map(str::to_owned), held.message.id.clone());
+        let acked = held.receipt.ack().await;
+        match &acked {
+            Ok(()) => {
+                self.metrics.count(Event::Acked);
+                let _ = done.map(|done| done.send(()));
+            }
+            // It will come again.
+            Err(error) => tracing::debug!(subscription = &*self.subscription.name, id, "not acknowledged: {error}"),
+        }
+        // Also where the broker does not know: it was delivered, and is remembered as such.
+        Finished { key, id, again: None, acked: true }
+    }
+
+    /// Puts the message where dead letters go, and is done with it.
+    async fn give_up(&self, held: Held) -> Finished {
+        let reason = held.dead.as_deref().unwrap_or_default();
+        let Some(to) = &self.subscription.dead_letter else {
+            tracing::warn!(subscription = &*self.subscription.name, id = held.message.id, reason, "message dropped");
+            self.metrics.count(Event::Dropped);
+            return self.ack(held, None).await;
+        };
+        let letter = dead_letter(&held, &self.subscription);
+        match to.broker.client.publish(&to.destination, &letter).await {
+            Ok(()) => {
+                let name = &*self.subscription.name;
+                tracing::warn!(
+                    subscription = name,
+                    id = held.message.id,
+                    to = to.name,
+                    reason,
+                    "message dead-lettered"
+                );
+                self.metrics.count(Event::DeadLettered);
+                self.ack(held, None).await
+            }
+            Err(error) => {
+                let name = &*self.subscription.name;
+                tracing::error!(subscription = name, id = held.message.id, to = to.name, "cannot dead-letter: {error}");
+                held.again_after(Duration::from_secs(1))
+            }
+        }
+    }
+
+    /// The wait before the next attempt where no policy says: doubled each time, and half of it by chance.
+    fn backoff(&self, attempts: u32) -> Duration {
+        let backoff = self.subscription.config.backoff;
+        let doubled = backoff.initial.saturating_mul(1 << attempts.saturating_sub(1).min(20)).min(backoff.max);
+        rand::random_range(doubled / 2..=doubled)
+    }
+}
+
+impl Held {
+    fn again_after(self, after: Duration) -> Finished {
+        let due = Instant::now() + after;
+        Finished { key: None, id: self.message.id.clone(), again: Some((self, due)), acked: false }
+    }
+}
