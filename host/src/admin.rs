@@ -1,5 +1,6 @@
 //! The admin listener: what an operator, a probe or a scraper asks the node. Bind it to loopback: it has no login.
 
+mod channels;
 mod command;
 mod plugins;
 
@@ -31,7 +32,7 @@ const MAX_CONNECTIONS: usize = 64;
 /// For a reader to ask for something, and to take what it is given.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-const PAGES: [&str; 6] = ["/healthz", "/readyz", "/metrics", "/plugins", "/services", "/config"];
+const PAGES: [&str; 7] = ["/healthz", "/readyz", "/metrics", "/plugins", "/services", "/channels", "/config"];
 
 #[derive(Debug, Clone)]
 pub struct Admin {
@@ -106,6 +107,7 @@ impl Admin {
             "/metrics" => respond(StatusCode::OK, CONTENT_TYPE, self.node.telemetry.metrics.encode()),
             "/plugins" => json(StatusCode::OK, &self.plugins()),
             "/services" => json(StatusCode::OK, &self.services()),
+            "/channels" => json(StatusCode::OK, &self.channels().await),
             _ => json(StatusCode::OK, &self.config()),
         }
     }

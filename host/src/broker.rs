@@ -4,6 +4,7 @@
 //! take note that someone still works on one. When to try a delivery again, for how often and when to give up is decided
 //! by policies and the host (`message/`), the same for all of them. `tests/src/broker_laws.rs` says what all have to do.
 
+pub mod embedded;
 pub mod message;
 pub mod open;
 
@@ -102,6 +103,8 @@ pub struct Consumption {
     pub prefetch: u32,
     /// Where the broker itself puts what it gives up, where it can do that.
     pub dead_letter: Option<Destination>,
+    /// A message whose id was acknowledged this recently is not handed out again. Embedded; for others the host does it.
+    pub dedup: Option<Duration>,
 }
 
 /// What waits for a subscription.

@@ -2,12 +2,14 @@
 
 pub mod asking;
 pub mod bench;
+pub mod broker_laws;
 pub mod busy;
 pub mod client;
 pub mod frames;
 pub mod fuzz;
 pub mod guests;
 pub mod keys;
+pub mod messages;
 pub mod peers;
 pub mod process;
 pub mod raw;

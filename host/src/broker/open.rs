@@ -1,6 +1,7 @@
 //! From a section of the configuration to a broker.
 
 use super::Broker;
+use super::embedded::Embedded;
 use crate::config::{self, BrokerKind};
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ pub fn open(config: &config::Broker, control: &Handle) -> Result<Arc<dyn Broker>
     Ok(match config.kind {
         BrokerKind::Embedded => {
             let directory = config.directory.as_deref().unwrap_or(Path::new(""));
-            return Err(format!("embedded {directory:?}"));
+            Arc::new(Embedded::open(directory)?)
         }
         _ => return Err(format!("{name} {url} {credentials:?} {control:?}")),
     })

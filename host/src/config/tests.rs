@@ -104,18 +104,37 @@ directory = "data/events"
 name = "rabbit"
 kind = "amqp"
 url = "amqp://127.0.0.1:5672"
+user = "weir"
+password-file = "keys/rabbit"
 [[channel]]
 name = "order.created"
 broker = "events"
 destination = "order.created"
 chain = "default"
+timeout = "1s"
+max-message = "2MiB"
+declare = false
+ttl = "1day"
+retention = "7days"
+max-length = 1000
+max-priority = 9
+quorum = false
 [[subscription]]
 channel = "order.created"
+name = "notifications"
 service = "users"
 path = "/events"
+chain = "default"
 concurrency = 5
+prefetch = 50
+ordered = true
+timeout = "10s"
 max-attempts = 4
+backoff = { initial = "2s", max = "1h" }
 dead-letter = "order.dead"
+dedup = "10m"
+[[subscription]]
+channel = "order.created"
 "#;
 
 fn read(text: &str) -> Result<Config, Problems> {

@@ -2,7 +2,7 @@
 
 use super::cloudevents::{self, CONTENT_TYPE_OF_EVENT};
 use super::draft::{DELAY, Draft, IDEMPOTENCY_KEY, KEY, PRIORITY, TTL};
-use super::publish::{Published, Publisher, publish as publish_one};
+use super::publish::{Published, Publisher, publish as publish_one, refused};
 use crate::response::{ErrorKind, ProxyError, REQUEST_ID};
 use crate::worker::{Current, Worker};
 use base64::Engine;
@@ -117,7 +117,7 @@ pub async fn publish(
             drop(exchange);
             response
         }
-        Err(error) => crate::response::respond(&error, &publisher.caller),
+        Err(error) => refused(worker, publisher, &error),
     };
     let results: Vec<_> = stream::iter(drafts).map(one).buffered(AT_A_TIME).collect().await;
     let failed = results.iter().find(|response| !response.status().is_success());

@@ -7,11 +7,12 @@ pub mod proto {
 
 use super::deliver::Pulled;
 use super::draft::{DELAY, Draft, IDEMPOTENCY_KEY, KEY, PRIORITY, TTL};
-use super::http::{Request as Asked, pull, settle};
-use super::publish::{Published, Publisher, publish};
+use super::http::{Request as Asked, is_pulled, pull, settle};
+use super::publish::{Published, Publisher, publish, refused};
 use crate::call::body::{CallerBody, ResponseBody};
 use crate::node::Node;
 use crate::response::{ErrorKind, ProxyError};
+use crate::worker::Worker;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName};
@@ -25,6 +26,7 @@ use proto::{
 };
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tonic::codegen::Service;
@@ -51,11 +53,10 @@ pub fn serves(path: &str) -> bool {
 /// Answers a gRPC call.
 pub async fn answer(asked: &Asked<'_>, parts: Parts, body: CallerBody) -> Response<ResponseBody> {
     let is_messages = parts.uri.path().starts_with(MESSAGES);
-    let publisher = asked.publisher(&parts);
+    let publisher = Publisher { caller: asked.caller.over_http(), ..asked.publisher(&parts) };
     let request = Request::from_parts(parts, body);
-    let answered: Result<_, Infallible> = match (publisher, is_messages) {
-        (Err(error), _) => return asked.refuse(&error),
-        (Ok(publisher), true) => {
+    let answered: Result<_, Infallible> = match is_messages {
+        true => {
             let largest = asked.current.snapshot.messages.channels.values().map(|channel| channel.max_message).max();
             let node = asked.worker.node.clone();
             MessagesServer::new(Server { node, publisher })
@@ -64,7 +65,7 @@ pub async fn answer(asked: &Asked<'_>, parts: Parts, body: CallerBody) -> Respon
                 .call(request)
                 .await
         }
-        (Ok(_), false) => standard().call(request.map(tonic::body::Body::new)).await,
+        false => standard().call(request.map(tonic::body::Body::new)).await,
     };
     match answered {
         Ok(response) => response.map(ResponseBody::stream),
@@ -109,17 +110,21 @@ impl Server {
         let draft = draft(metadata, &request);
         let channel = request.channel;
         let publisher = self.publisher.clone();
-        let errand = async move |worker: std::rc::Rc<crate::worker::Worker>| {
-            let current = worker.current();
-            let Published { response, exchange } = publish(&worker, &current, &publisher, &channel, draft?).await;
-            drop(exchange);
-            Ok(response)
+        let errand = async move |worker: Rc<Worker>| match draft {
+            Ok(draft) => {
+                let Published { response, exchange } =
+                    publish(&worker, &worker.current(), &publisher, &channel, draft).await;
+                drop(exchange);
+                response
+            }
+            Err(error) => refused(&worker, &publisher, &error),
         };
-        let answered: Option<Result<Response<Bytes>, ProxyError>> = self.node.errands.run(errand).await;
-        let gone = || Err(ProxyError::new(ErrorKind::Draining, "the node is being stopped"));
-        match answered.unwrap_or_else(gone) {
-            Ok(response) => Answered::of(&response),
-            Err(error) => Answered::of(&crate::response::respond(&error, &self.publisher.caller.over_http())),
+        match self.node.errands.run(errand).await {
+            Some(response) => Answered::of(&response),
+            None => {
+                let error = ProxyError::new(ErrorKind::Draining, "the node is being stopped");
+                Answered::of(&crate::response::respond(&error, &self.publisher.caller))
+            }
         }
     }
 }
@@ -212,7 +217,7 @@ impl Messages for Server {
 
     async fn pull(&self, request: tonic::Request<PullRequest>) -> Result<tonic::Response<Self::PullStream>, Status> {
         let subscription = request.into_inner().subscription;
-        if self.node.desk.way(&subscription).is_none() {
+        if !is_pulled(&self.node, &subscription) {
             return Err(Status::not_found(format!("there is no subscription {subscription:?} without a service")));
         }
         let node = self.node.clone();

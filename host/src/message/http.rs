@@ -7,7 +7,7 @@
 use super::batch;
 use super::deliver::Pulled;
 use super::draft::Draft;
-use super::publish::{Published, Publisher, publish};
+use super::publish::{Published, Publisher, publish, refused};
 use crate::call::body::{CallerBody, ResponseBody};
 use crate::call::request::{Target, duration};
 use crate::listener::{Connection, Terms};
@@ -100,19 +100,27 @@ impl Request<'_> {
         if parts.method != wanted {
             return self.method_not_allowed(&wanted);
         }
-        let answer = match asked {
-            Asked::Publish(channel) => self.publish(&channel, parts, body).await,
-            Asked::Batch(channel) => self.batch(&channel, &parts, body).await,
-            Asked::Next(subscription) => self.next(&subscription, &parts).await,
-            Asked::Settle(id, done) => self.settle(&id, done, &parts).await,
-            Asked::Grpc => return super::grpc::answer(&self, parts, body).await,
-        };
-        answer.unwrap_or_else(|error| self.refuse(&error))
+        match asked {
+            Asked::Publish(channel) => {
+                let publisher = self.publisher(&parts);
+                let answer = self.publish(&channel, &publisher, parts, body).await;
+                answer.unwrap_or_else(|error| refused(self.worker, &publisher, &error).map(own))
+            }
+            Asked::Batch(channel) => {
+                let publisher = self.publisher(&parts);
+                let answer = self.batch(&channel, &publisher, &parts, body).await;
+                answer.unwrap_or_else(|error| refused(self.worker, &publisher, &error).map(own))
+            }
+            Asked::Next(subscription) => self.next(&subscription, &parts).await.unwrap_or_else(|error| self.refuse(&error)),
+            Asked::Settle(id, done) => self.settle(&id, done, &parts).await.unwrap_or_else(|error| self.refuse(&error)),
+            Asked::Grpc => super::grpc::answer(&self, parts, body).await,
+        }
     }
 
     async fn publish(
         &self,
         channel: &str,
+        publisher: &Publisher,
         parts: Parts,
         body: CallerBody,
     ) -> Result<Response<ResponseBody>, ProxyError> {
@@ -120,23 +128,22 @@ impl Request<'_> {
         let body = self
             .read(body, limit, || format!("channel {channel:?}: more than the {limit} bytes of max-message"))
             .await?;
-        let publisher = self.publisher(&parts)?;
         let draft = Draft { headers: parts.headers, body };
-        Ok(respond(publish(self.worker, self.current, &publisher, channel, draft).await))
+        Ok(respond(publish(self.worker, self.current, publisher, channel, draft).await))
     }
 
     async fn batch(
         &self,
         channel: &str,
+        publisher: &Publisher,
         parts: &Parts,
         body: CallerBody,
     ) -> Result<Response<ResponseBody>, ProxyError> {
         self.limit(channel)?;
         let body = self.read(body, MAX_BATCH, || format!("a batch has at most {MAX_BATCH} bytes")).await?;
-        let publisher = self.publisher(parts)?;
         let drafts = batch::drafts(&parts.headers, &body)?;
-        let answer = batch::publish(self.worker, self.current, &publisher, channel, drafts).await;
-        Ok(answer.map(|body| ResponseBody::own(body, None)))
+        let answer = batch::publish(self.worker, self.current, publisher, channel, drafts).await;
+        Ok(answer.map(own))
     }
 
     /// Bytes of a body for the channel, if there is one by that name.
@@ -161,15 +168,15 @@ impl Request<'_> {
         }
     }
 
-    pub fn publisher(&self, parts: &Parts) -> Result<Publisher, ProxyError> {
-        Ok(Publisher {
+    pub fn publisher(&self, parts: &Parts) -> Publisher {
+        Publisher {
             caller: self.caller.clone(),
             listener: self.connection.listener.sockets.name.clone(),
             identity: self.terms.listener.identity.clone(),
             client: self.connection.client.clone(),
             peer: self.connection.peer.to_string(),
-            authority: Target::of(parts)?.authority().to_owned(),
-        })
+            authority: Target::of(parts).map_or_else(|_| String::new(), |target| target.authority().to_owned()),
+        }
     }
 
     /// Waits for a message, for as long as the consumer says.
@@ -205,7 +212,7 @@ impl Request<'_> {
 
     pub fn refuse(&self, error: &ProxyError) -> Response<ResponseBody> {
         self.metrics().error(error.kind.as_str());
-        response::respond(error, &self.caller).map(|body| ResponseBody::own(body, None))
+        response::respond(error, &self.caller).map(own)
     }
 
     fn method_not_allowed(&self, wanted: &Method) -> Response<ResponseBody> {
@@ -224,16 +231,31 @@ impl Request<'_> {
 
 /// Waits for the next message of a subscription. `None`: there was none in time.
 pub async fn pull(node: &Node, subscription: &str, wait: Duration) -> Result<Option<Pulled>, ProxyError> {
-    let way = node.desk.way(subscription).ok_or_else(|| {
+    /// For a subscription that the configuration has, and that does not work yet.
+    const BEGINNING: Duration = Duration::from_secs(1);
+    let way = timeout(BEGINNING.max(wait), async {
+        loop {
+            match node.desk.way(subscription) {
+                None if is_pulled(node, subscription) => tokio::time::sleep(Duration::from_millis(5)).await,
+                way => return way,
+            }
+        }
+    });
+    let Some(way) = way.await.ok().flatten() else {
         let message = format!("there is no subscription {subscription:?} without a service, whose messages can be had");
-        ProxyError::new(ErrorKind::NoSubscription, message)
-    })?;
+        return Err(ProxyError::new(ErrorKind::NoSubscription, message));
+    };
     let (puller, pulled) = oneshot::channel();
     if way.try_send(puller).is_err() {
         let message = format!("subscription {subscription:?}: too many consumers wait, or it is being stopped");
         return Err(ProxyError::new(ErrorKind::Overload, message));
     }
     Ok(timeout(wait, pulled).await.ok().and_then(Result::ok))
+}
+
+/// Whether the configuration has such a subscription, without a service.
+pub fn is_pulled(node: &Node, subscription: &str) -> bool {
+    node.snapshot().messages.subscriptions.get(subscription).is_some_and(|known| known.is_pulled())
 }
 
 /// Tells what became of a delivery, and waits until the broker knows.
@@ -261,6 +283,10 @@ fn wait(parts: &Parts) -> Result<Duration, ProxyError> {
     };
     let parsed = crate::call::request::parse_duration(given).filter(|wait| *wait <= MAX_WAIT);
     parsed.ok_or_else(bad)
+}
+
+fn own(body: Bytes) -> ResponseBody {
+    ResponseBody::own(body, None)
 }
 
 fn respond(published: Published) -> Response<ResponseBody> {

@@ -57,7 +57,7 @@ pub async fn publish(
     let accepted = accept(worker, current, channel, &draft);
     let (channel, asked, place) = match accepted {
         Ok(accepted) => accepted,
-        Err(error) => return Published { response: refused(publisher, recording, &error), exchange: None },
+        Err(error) => return Published { response: refuse(publisher, recording, &error), exchange: None },
     };
     let (route, metrics) = channel.metrics(&worker.node.telemetry.metrics);
     recording.set_route(&channel.name, route);
@@ -215,7 +215,11 @@ fn begin_record(worker: &Worker, publisher: &Publisher) -> Recording {
 }
 
 /// Answers what never became an exchange.
-pub fn refused(publisher: &Publisher, mut recording: Recording, error: &ProxyError) -> Response<Bytes> {
+pub fn refused(worker: &Worker, publisher: &Publisher, error: &ProxyError) -> Response<Bytes> {
+    refuse(publisher, begin_record(worker, publisher), error)
+}
+
+fn refuse(publisher: &Publisher, mut recording: Recording, error: &ProxyError) -> Response<Bytes> {
     recording.record.error = Some(error.kind.as_str());
     recording.record.message = Some(error.message.clone());
     let response = response::respond(error, &publisher.caller);

@@ -29,6 +29,9 @@ pub const MAX_PULLERS: usize = 1024;
 /// A consumer that has come for a message.
 pub type Puller = oneshot::Sender<Pulled>;
 
+/// Told when what a consumer said of a message is settled.
+type Done = oneshot::Sender<()>;
+
 /// What a runner is told from outside.
 pub struct Orders {
     /// The subscription as it is configured now. Closed: stop.
@@ -185,7 +188,7 @@ impl Runner {
                     self.metrics.count(why);
                     self.busy.spawn(async move { work.ack(held, None).await });
                 }
-                None if held.dead.is_some() => drop(self.busy.spawn(async move { work.give_up(held).await })),
+                None if held.dead.is_some() => drop(self.busy.spawn(async move { work.give_up(held, None).await })),
                 None => {
                     let taker = if self.subscription.is_pulled() { self.pullers.pop_front() } else { None };
                     self.busy.spawn(async move { work.deliver(held, taker).await });
@@ -302,7 +305,7 @@ impl Work {
             Verdict::Dead(reason) => {
                 held.attempts += 1;
                 held.dead = Some(reason);
-                self.give_up(held).await
+                self.give_up(held, done).await
             }
             Verdict::Again { after, counts, avoid, .. } => {
                 held.attempts += u32::from(counts);
@@ -319,7 +322,7 @@ impl Work {
     }
 
     /// The message is done with.
-    async fn ack(&self, held: Held, done: Option<oneshot::Sender<()>>) -> Finished {
+    async fn ack(&self, held: Held, done: Option<Done>) -> Finished {
         let (key, id) = (held.key().map(str::to_owned), held.message.id.clone());
         let acked = held.receipt.ack().await;
         match &acked {
@@ -335,12 +338,12 @@ impl Work {
     }
 
     /// Puts the message where dead letters go, and is done with it.
-    async fn give_up(&self, held: Held) -> Finished {
+    async fn give_up(&self, held: Held, done: Option<Done>) -> Finished {
         let reason = held.dead.as_deref().unwrap_or_default();
         let Some(to) = &self.subscription.dead_letter else {
             tracing::warn!(subscription = &*self.subscription.name, id = held.message.id, reason, "message dropped");
             self.metrics.count(Event::Dropped);
-            return self.ack(held, None).await;
+            return self.ack(held, done).await;
         };
         let letter = dead_letter(&held, &self.subscription);
         match to.broker.client.publish(&to.destination, &letter).await {
@@ -354,7 +357,7 @@ impl Work {
                     "message dead-lettered"
                 );
                 self.metrics.count(Event::DeadLettered);
-                self.ack(held, None).await
+                self.ack(held, done).await
             }
             Err(error) => {
                 let name = &*self.subscription.name;

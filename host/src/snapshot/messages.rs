@@ -93,7 +93,6 @@ impl Subscription {
             && self.consumption == other.consumption
             && self.is_pulled() == other.is_pulled()
             && self.config.ordered == other.config.ordered
-            && self.config.dedup == other.config.dedup
     }
 }
 
@@ -165,6 +164,7 @@ impl Messages {
                         .as_ref()
                         .filter(|to| Arc::ptr_eq(&to.broker, &channel.broker))
                         .map(|to| to.destination.clone()),
+                    dedup: subscription.dedup,
                 },
                 dead_letter,
                 config: subscription.clone(),

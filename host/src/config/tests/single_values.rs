@@ -144,10 +144,29 @@ fn a_broker_has_the_place_that_its_kind_needs() {
         ("kind = \"nats\"", "missing key \"url\""),
         ("kind = \"nats\"\nurl = \"nats://a\"\ndirectory = \"d\"", "unknown key \"directory\""),
         ("kind = \"amqp\"\nurl = \"amqp://user:pass@a\"", "no place for secrets"),
+        ("kind = \"embedded\"\ndirectory = \"d\"\nuser = \"u\"", "unknown key \"user\""),
         ("kind = \"kafak\"\nurl = \"kafka://a\"", "did you mean \"kafka\"?"),
     ] {
         assert_one_problem(&format!("[[broker]]\nname = \"a\"\n{rest}"), &[told]);
     }
+}
+
+#[test]
+fn a_subscription_is_named_by_its_channel_and_knows_where_to_post() {
+    let broker = "[[broker]]\nname = \"b\"\nkind = \"embedded\"\ndirectory = \"d\"\n[[channel]]\nname = \"c\"\nbroker = \"b\"\ndestination = \"c\"\n[[service]]\nname = \"s\"\nendpoints = []\n";
+    for (keys, told) in [
+        ("service = \"s\"", "missing key \"path\""),
+        ("path = \"/\"", "unknown key \"path\""),
+        ("backoff = { initial = \"5s\", max = \"1s\" }", "shorter than the first, 5s"),
+        ("concurrency = 0", "out of range"),
+        ("max-attempts = 1001", "out of range"),
+        ("[[subscription]]\nchannel = \"c\"", "a second subscription named \"c\""),
+    ] {
+        assert_one_problem(&format!("{broker}[[subscription]]\nchannel = \"c\"\n{keys}"), &[told]);
+    }
+    let config = read(&format!("{broker}[[subscription]]\nchannel = \"c\"\nconcurrency = 100")).unwrap();
+    let subscription = &config.subscriptions[0];
+    assert_eq!((subscription.name.as_str(), subscription.prefetch, &subscription.service), ("c", 400, &None));
 }
 
 #[test]

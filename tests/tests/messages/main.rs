@@ -1,0 +1,7 @@
+//! Messages through the whole node.
+
+mod bad_input;
+mod deliver;
+mod grpc;
+mod publish;
+mod pull;
