@@ -1,6 +1,7 @@
 //! Messages through the whole node.
 
 mod bad_input;
+mod crash;
 mod deliver;
 mod grpc;
 mod publish;
