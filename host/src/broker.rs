@@ -4,9 +4,11 @@
 //! take note that someone still works on one. When to try a delivery again, for how often and when to give up is decided
 //! by policies and the host (`message/`), the same for all of them. `tests/src/broker_laws.rs` says what all have to do.
 
+pub mod amqp;
 pub mod embedded;
 pub mod message;
 pub mod open;
+pub mod redis;
 
 use async_trait::async_trait;
 pub use message::Message;

@@ -5,7 +5,7 @@
 mod failing;
 mod handing;
 mod keeping;
-mod kit;
+pub mod kit;
 mod limits;
 
 pub use failing::*;

@@ -16,6 +16,7 @@ pub mod raw;
 pub mod retrying;
 pub mod rogue;
 pub mod scale;
+pub mod servers;
 pub mod soak;
 pub mod traffic;
 pub mod upstream;

@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 use clap::Args;
 
 use crate::cargo::Workspace;
-use crate::wasm;
+use crate::{packages, wasm};
 use baseline::Baseline;
 use valgrind::Program;
 
@@ -31,7 +31,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         println!("xtask count: nothing is counted, as the baseline is of Linux on x86_64");
         return Ok(());
     }
-    valgrind::install()?;
+    packages::install(&["valgrind"], "It counts the instructions")?;
     wasm::build_all(workspace)?;
     workspace.cargo(&["build", "--release", "--workspace", "--bin", "count"])?;
     let program = Program::new(workspace)?;

@@ -7,6 +7,7 @@ mod count;
 mod demo;
 mod fuzz;
 mod micro;
+mod packages;
 mod scale;
 mod soak;
 mod test;

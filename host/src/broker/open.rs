@@ -1,7 +1,9 @@
 //! From a section of the configuration to a broker.
 
 use super::Broker;
+use super::amqp::Amqp;
 use super::embedded::Embedded;
+use super::redis::Redis;
 use crate::config::{self, BrokerKind};
 use std::path::Path;
 use std::sync::Arc;
@@ -19,7 +21,9 @@ pub fn open(config: &config::Broker, control: &Handle) -> Result<Arc<dyn Broker>
             let directory = config.directory.as_deref().unwrap_or(Path::new(""));
             Arc::new(Embedded::open(directory)?)
         }
-        _ => return Err(format!("{name} {url} {credentials:?} {control:?}")),
+        BrokerKind::Amqp => Arc::new(Amqp::open(name, url, credentials, control)?),
+        BrokerKind::Redis => Arc::new(Redis::open(name, url, credentials, control)?),
+        _ => return Err(format!("not yet")),
     })
 }
 

@@ -26,23 +26,7 @@ const TIMES: u64 = 40;
 /// How often the plugins may be loaded: on a slow machine one that takes too long is left for the next.
 const LOADS: usize = 5;
 
-const MISSING: &str = "valgrind, which counts instructions, is not installed: `apt-get install valgrind`, or however your \
-    system names it";
-
-/// Installs valgrind if it is missing and we may.
-pub fn install() -> Result<()> {
-    let is_there = || Command::new("valgrind").arg("--version").output().is_ok_and(|output| output.status.success());
-    if is_there() {
-        return Ok(());
-    }
-    ensure!(rustix::process::geteuid().is_root(), MISSING);
-    for arguments in [&["update", "-q"][..], &["install", "-q", "--yes", "--no-install-recommends", "valgrind"]] {
-        let status = Command::new("apt-get").args(arguments).env("DEBIAN_FRONTEND", "noninteractive").status();
-        ensure!(status.context(MISSING)?.success(), "{MISSING} (apt-get {} failed)", arguments.join(" "));
-    }
-    ensure!(is_there(), MISSING);
-    Ok(())
-}
+const MISSING: &str = "valgrind does not run";
 
 pub struct Program<'a> {
     workspace: &'a Workspace,
