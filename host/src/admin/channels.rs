@@ -55,6 +55,7 @@ impl Admin {
             "channel": &*subscription.channel.name,
             // None: consumers come for their messages.
             "service": subscription.config.service,
+            "takes-messages": subscription.is_taking(),
             "held": self.node.telemetry.metrics.backlog(&subscription.name).held.get(),
             "backlog": backlog.messages,
             "oldest-seconds": backlog.oldest.map(|age| age.as_secs()),

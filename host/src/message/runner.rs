@@ -96,6 +96,7 @@ impl Runner {
     pub async fn run(mut self, mut orders: Orders) {
         let mut wait = RECONNECT.0;
         loop {
+            self.subscription = orders.subscription.borrow_and_update().clone();
             let consumption = self.subscription.consumption.clone();
             let broker = self.subscription.channel.broker.clone();
             let lost = tokio::select! {
@@ -103,7 +104,10 @@ impl Runner {
                     Ok(mut source) => {
                         tracing::info!(subscription = &*self.subscription.name, broker = broker.config.name, "takes messages");
                         wait = RECONNECT.0;
-                        match self.take_from(&mut *source, &mut orders).await {
+                        self.subscription.takes(true);
+                        let ended = self.take_from(&mut *source, &mut orders).await;
+                        self.subscription.takes(false);
+                        match ended {
                             Ended::Stopped => return self.end(source).await,
                             Ended::Lost(error) => error,
                         }

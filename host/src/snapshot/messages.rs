@@ -11,6 +11,7 @@ use crate::telemetry::metrics::handles::{MessageMetrics, RouteMetrics};
 use crate::telemetry::record::Kind;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -58,6 +59,8 @@ pub struct Subscription {
     pub chain: usize,
     pub consumption: Consumption,
     pub dead_letter: Option<DeadLetter>,
+    /// Whether messages are being taken from the broker now.
+    taking: Arc<AtomicBool>,
     metrics: OnceLock<(Arc<RouteMetrics>, MessageMetrics)>,
 }
 
@@ -85,6 +88,14 @@ impl Subscription {
     /// Whether consumers come for their messages.
     pub fn is_pulled(&self) -> bool {
         self.config.service.is_none()
+    }
+
+    pub fn is_taking(&self) -> bool {
+        self.taking.load(Ordering::Relaxed)
+    }
+
+    pub fn takes(&self, takes: bool) {
+        self.taking.store(takes, Ordering::Relaxed);
     }
 
     /// Whether what is being delivered for the one can go on as the other.
@@ -167,6 +178,7 @@ impl Messages {
                     dedup: subscription.dedup,
                 },
                 dead_letter,
+                taking: before.subscriptions.get(&subscription.name).map_or_else(Arc::default, |known| known.taking.clone()),
                 config: subscription.clone(),
                 metrics: OnceLock::new(),
             };

@@ -1,7 +1,6 @@
 //! The proxy is killed, again and again: nothing that it has confirmed is lost.
 
 use anyhow::Result;
-use rand::Rng;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -10,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use weir_tests::messages::{Consumer, embedded, publish, setup};
 use weir_tests::process::{Process, written};
+use weir_tests::servers::RabbitMq;
 
 /// How often the proxy is killed, by SIGKILL and at random moments of publishing and delivering.
 const KILLS: usize = 50;
@@ -18,6 +18,12 @@ const KILLS: usize = 50;
 async fn a_killed_proxy_loses_nothing_confirmed_with_the_embedded_broker() -> Result<()> {
     let directory = tempfile::tempdir()?;
     killed(&embedded(directory.path())).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_proxy_loses_nothing_confirmed_with_rabbitmq() -> Result<()> {
+    let server = RabbitMq::start().await;
+    killed(&format!("kind = \"amqp\"\nurl = \"{}\"", server.url())).await
 }
 
 async fn killed(broker: &str) -> Result<()> {
@@ -29,8 +35,10 @@ async fn killed(broker: &str) -> Result<()> {
     for _ in 0..KILLS {
         let node = Process::start(&config, Stdio::null())?;
         let (address, _) = node.addresses().await?;
+        // The moments are those of work.
+        wait_for_confirmation(address).await?;
         let publishers: Vec<_> = (0..4).map(|_| tokio::spawn(publisher(address, confirmed.clone(), next.clone()))).collect();
-        let moment = rand::rng().random_range(1..120);
+        let moment = rand::random_range(1..120);
         tokio::time::sleep(Duration::from_millis(moment)).await;
         // `Process` kills it.
         drop(node);
@@ -64,8 +72,20 @@ async fn publisher(node: SocketAddr, confirmed: Arc<Mutex<BTreeSet<String>>>, ne
         let body = next.fetch_add(1, Ordering::Relaxed).to_string();
         match publish(node, body.clone(), &[]).await {
             Ok(answer) if answer.status == 200 => drop(confirmed.lock().unwrap().insert(body)),
+            // Where the broker is another process: it is not connected to yet, or its queue is not there yet.
+            Ok(answer) if [502, 503].contains(&answer.status.as_u16()) => tokio::time::sleep(Duration::from_millis(5)).await,
             Ok(answer) => panic!("{answer:?}"),
             Err(_) => return,
         }
     }
+}
+
+/// A broker that is another process is not connected to at once.
+async fn wait_for_confirmation(node: SocketAddr) -> Result<()> {
+    let until = Instant::now() + Duration::from_secs(30);
+    while publish(node, "hello", &[]).await?.status != 200 {
+        anyhow::ensure!(Instant::now() < until, "no publish is confirmed");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
 }
