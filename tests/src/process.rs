@@ -49,8 +49,31 @@ pub struct Process {
 
 impl Process {
     pub fn start(config: &Path, stdout: Stdio) -> Result<Self> {
-        let mut child =
-            command().args(["run", "--config"]).arg(config).stdout(stdout).stderr(Stdio::piped()).spawn()?;
+        let mut command = command();
+        command.args(["run", "--config"]).arg(config);
+        Self::spawn(command, stdout)
+    }
+
+    /// The same with a directory that is a file system of its own, of so many bytes, which nobody else sees: as [`inside`]
+    /// shows it.
+    ///
+    /// [`inside`]: Self::inside
+    pub fn start_on_disk_of(bytes: u64, directory: &Path, config: &Path) -> Result<Self> {
+        const MOUNT: &str = r#"mount -t tmpfs -o size="$0" tmpfs "$1" && exec "$2" run --config "$3""#;
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--mount", "sh", "-c", MOUNT, &bytes.to_string()]);
+        command.args([directory, &program("weir"), config]).env_remove("WEIR_LOG").stdin(Stdio::null());
+        Self::spawn(command, Stdio::null())
+    }
+
+    /// A path as this process sees it.
+    pub fn inside(&self, path: &Path) -> PathBuf {
+        let root = format!("/proc/{}/root", self.child.id());
+        Path::new(&root).join(path.strip_prefix("/").unwrap_or(path))
+    }
+
+    fn spawn(mut command: Command, stdout: Stdio) -> Result<Self> {
+        let mut child = command.stdout(stdout).stderr(Stdio::piped()).spawn()?;
         let log = Arc::new(Mutex::new(Vec::new()));
         let (lines, kept) = (BufReader::new(child.stderr.take().expect("a pipe")).lines(), log.clone());
         std::thread::spawn(move || {

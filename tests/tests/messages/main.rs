@@ -3,6 +3,7 @@
 mod bad_input;
 mod crash;
 mod deliver;
+mod disk_full;
 mod every_broker;
 mod grpc;
 mod publish;
