@@ -31,11 +31,13 @@ struct Sample {
     arguments: &'static [&'static str],
 }
 
-const SAMPLES: [Sample; 4] = [
+const SAMPLES: [Sample; 5] = [
     Sample { name: "user-service", port: 3201, arguments: &["--flaky", "0.1"] },
     Sample { name: "user-service", port: 3202, arguments: &["--flaky", "0.1", "--slow", "20"] },
     Sample { name: "order-service", port: 3301, arguments: &["--flaky", "0.2"] },
     Sample { name: "payment-service", port: 3401, arguments: &["--flaky", "0.1", "--resets", "0.05"] },
+    // Takes each message at the third attempt.
+    Sample { name: "notification-service", port: 3501, arguments: &["--fails-messages", "2"] },
 ];
 
 const READY_WITHIN: Duration = Duration::from_secs(60);
@@ -49,7 +51,10 @@ Weir is running. In another terminal, try:
   http_proxy=http://127.0.0.1:15001 curl -i http://order-service/orders/7
   http_proxy=http://127.0.0.1:15001 curl -i -d '{"order":"7"}' http://payment-service/payments
 
+  curl -d '{"order":"7"}' http://127.0.0.1:15001/v1/publish/order.created
+
   curl http://127.0.0.1:9900/services     endpoints, load, breakers (also /plugins /config /metrics)
+  curl http://127.0.0.1:9900/channels     what became of the messages
   tail -f LOG
 
 Change what happens while it runs:
@@ -78,9 +83,10 @@ pub fn run(workspace: &Workspace, duration: Option<Duration>) -> Result<()> {
     let traffic = Traffic::start();
     let died = watch(&traffic, &mut processes, &stop, duration);
     let report = traffic.stop();
-    let counted = retries();
+    let (retried, messages) = (retries(), settled_messages());
     processes.stop();
-    println!("\nIn all: {report}{}", shown(counted));
+    println!("\nIn all: {report}{}", shown(retried));
+    println!("Messages: {messages}");
     died?;
     ensure!(report.ok() > 0, "no request succeeded; weir's log is {}", log.display());
     Ok(())
@@ -106,7 +112,11 @@ fn prepare(workspace: &Workspace) -> Result<PathBuf> {
     ensure!(status.context("cannot start demo-keys")?.success(), "demo-keys made no keys");
     let directory = workspace.output("demo");
     fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
-    Ok(directory.join("weir.log"))
+    // What another demo has left would be counted with this one's.
+    match fs::remove_dir_all(directory.join("events")) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).context("cannot remove old messages"),
+        _ => Ok(directory.join("weir.log")),
+    }
 }
 
 fn start(workspace: &Workspace, processes: &mut Processes, log: &PathBuf) -> Result<()> {
@@ -159,6 +169,29 @@ fn retries() -> Option<u64> {
     let samples = metrics.body.lines().filter(|line| line.starts_with("weir_retries_total"));
     let values = samples.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
     Some(values.sum::<f64>() as u64)
+}
+
+/// What became of the messages, once all that were published are acknowledged, or after a while.
+fn settled_messages() -> String {
+    const WITHIN: Duration = Duration::from_secs(10);
+    let started = Instant::now();
+    loop {
+        let [published, delivered, acked] =
+            [("publish", "confirmed"), ("delivery", "delivered"), ("delivery", "acked")].map(|(kind, event)| messages(kind, event));
+        if acked == published || started.elapsed() > WITHIN {
+            return format!(
+                "{published} orders published, {delivered} attempts to notify, of which 2 of 3 fail, {acked} notified"
+            );
+        }
+        thread::sleep(LOOK_EVERY);
+    }
+}
+
+fn messages(kind: &str, event: &str) -> u64 {
+    let series = format!("weir_messages_total{{kind=\"{kind}\",route=\"order.created\",event=\"{event}\"}} ");
+    let metrics = http::get(ADMIN, "/metrics").map(|metrics| metrics.body).unwrap_or_default();
+    let counted = metrics.lines().find_map(|line| line.strip_prefix(&series)?.trim().parse::<f64>().ok());
+    counted.unwrap_or(0.0) as u64
 }
 
 fn shown(retries: Option<u64>) -> String {

@@ -120,7 +120,10 @@ pub async fn deliver(worker: Rc<Worker>, order: Order) -> Delivered {
     let (route, metrics) = subscription.metrics(&worker.node.telemetry.metrics);
     recording.set_route(&subscription.name, route);
     metrics.count(Event::Delivered);
-    let attributes = [("message-id", order.message.id.as_str()), ("channel", &*subscription.channel.name)];
+    let attempt = order.attempts + 1;
+    let number = attempt.to_string();
+    let attributes =
+        [("message-id", order.message.id.as_str()), ("channel", &*subscription.channel.name), ("attempt", &number)];
     recording.record.attributes.extend(attributes.map(|(name, value)| (name.to_owned(), value.to_owned())));
     let chain = current.chain(subscription.chain);
     let service = subscription.service.clone();
@@ -145,7 +148,6 @@ pub async fn deliver(worker: Rc<Worker>, order: Order) -> Delivered {
         route: &subscription.name,
     };
     let walk = Walk { worker: &worker, chain: &chain, view };
-    let attempt = order.attempts + 1;
     let (verdict, done) = walk.deliver(&mut exchange, &subscription, order, id).await;
     let verdict = verdict.bounded(attempt, subscription.config.max_attempts);
     note(&mut exchange, &subscription, &verdict);

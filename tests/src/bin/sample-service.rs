@@ -3,7 +3,9 @@
 //! One binary plays all roles: every instance serves every collection, and says its name and port in each answer,
 //! so that one can see which endpoint answered.
 
+use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -27,6 +29,9 @@ struct Options {
     /// Share of the requests whose connection is reset, from 0 to 1
     #[arg(long, default_value_t = 0.0, value_parser = share)]
     resets: f64,
+    /// How often each message that is delivered gets 503 before it is accepted
+    #[arg(long, default_value_t = 0)]
+    fails_messages: u32,
     /// Milliseconds before every answer
     #[arg(long, default_value_t = 0)]
     slow: u64,
@@ -37,7 +42,14 @@ async fn main() -> Result<()> {
     let options = Options::parse();
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, options.port));
     let name = options.name.clone();
-    let behaviour = Behaviour::new(move |request| answer(&name, address.port(), request))
+    let (failures, unready) = (options.fails_messages, unavailable(&options.name));
+    let deliveries: Mutex<HashMap<String, u32>> = Mutex::default();
+    let behaviour = Behaviour::new(move |request| {
+        match request.header("x-weir-message-id") {
+            Some(id) if fails(&deliveries, id, failures) => unready.clone().into(),
+            _ => answer(&name, address.port(), request),
+        }
+    })
         .fail_randomly(options.flaky, unavailable(&options.name))
         .fail_randomly(options.resets, Answer::reset())
         .delayed(Duration::from_millis(options.slow));
@@ -52,6 +64,18 @@ async fn main() -> Result<()> {
     }
     upstream.stop().await;
     Ok(())
+}
+
+/// Whether this delivery of a message is one of those that fail.
+fn fails(deliveries: &Mutex<HashMap<String, u32>>, id: &str, failures: u32) -> bool {
+    let mut deliveries = deliveries.lock().unwrap_or_else(PoisonError::into_inner);
+    let so_far = deliveries.entry(id.to_owned()).or_default();
+    *so_far += 1;
+    let fails = *so_far <= failures;
+    if !fails {
+        deliveries.remove(id);
+    }
+    fails
 }
 
 fn answer(name: &str, port: u16, request: &Received) -> Answer {

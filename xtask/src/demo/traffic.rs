@@ -12,7 +12,7 @@ use super::{PROXY, http};
 const PAUSE: Duration = Duration::from_millis(300);
 
 /// What is called again and again: the service, and a request whose `{n}` becomes a number.
-const CALLERS: [(&str, &[Call]); 3] = [
+const CALLERS: [(&str, &[Call]); 4] = [
     ("user-service", &[Call { method: "GET", path: "/users/{n}", body: "" }]),
     (
         "order-service",
@@ -28,6 +28,8 @@ const CALLERS: [(&str, &[Call]); 3] = [
             Call { method: "GET", path: "/payments/{n}", body: "" },
         ],
     ),
+    // No service: the node itself takes what no route is for. An order was created.
+    ("messages", &[Call { method: "POST", path: "/v1/publish/order.created", body: r#"{"order":"{n}"}"# }]),
 ];
 
 struct Call {
