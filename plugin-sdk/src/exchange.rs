@@ -29,7 +29,8 @@ impl RouteId {
         self.0 as usize
     }
 
-    /// Empty for a route that no longer exists.
+    /// Empty for a route that no longer exists. Of a publish "publish " and the channel's name, of a delivery "deliver " and
+    /// the subscription's.
     pub fn name(self) -> String {
         crate::host::names::route(self)
     }
@@ -42,7 +43,8 @@ impl EndpointId {
 }
 
 /// What kind of exchange a hook looks at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ExchangeKind {
     /// A request and its response, or an upgraded stream.
     #[default]
@@ -121,9 +123,11 @@ pub struct Exchange {
     pub kind: ExchangeKind,
     pub route: RouteId,
     pub service: ServiceId,
-    /// The number of the current attempt, from 1; 0 before the first one.
+    /// The number of the current attempt, from 1; 0 before the first one. Each attempt to deliver a message is an exchange
+    /// of its own, in which this counts on: before its attempt it is the number of those that were made.
     pub attempt: u32,
-    /// When the exchange ends, in nanoseconds of [`clock::now`](crate::host::clock::now).
+    /// When the exchange ends, in nanoseconds of [`clock::now`](crate::host::clock::now); of a delivery when the message
+    /// expires. `u64::MAX`: there is no deadline.
     pub deadline: u64,
     pub(crate) memo: Cell<u64>,
     pub(crate) fields: Fields,
@@ -210,7 +214,7 @@ pub struct Outcome {
     pub failure: Failure,
     /// From sending to the answer's head, or to the failure.
     pub latency: Duration,
-    /// Whether the host could repeat the exchange.
+    /// Whether the host could repeat the exchange. Of a message: whether attempts are left.
     pub repeatable: bool,
     pub(crate) fields: Fields,
 }

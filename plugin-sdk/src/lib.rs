@@ -63,7 +63,7 @@ static ALLOCATOR: memory::Shelved<std::alloc::System> = memory::Shelved::new(std
 
 /// Everything a policy usually needs.
 pub mod prelude {
-    pub use crate::config::Period;
+    pub use crate::config::{Kinds, Period};
     pub use crate::host::{cells, clock, crypto, endpoints, log, metrics, outbound, random, trace};
     pub use crate::{
         Amendment, Attempt, BodyOf, BodyVerdict, Completion, Decision, Deserialize, Endpoint, EndpointId, Error,

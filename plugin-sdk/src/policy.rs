@@ -6,10 +6,14 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
 /// Whose body a hook was given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
 pub enum BodyOf {
+    /// A call's.
     Request,
+    /// Of the answer to a call.
     Response,
+    /// Seen twice: when the message is published and, as the broker kept it, in each attempt to deliver it.
     Message,
 }
 

@@ -67,7 +67,8 @@ impl Call {
         Self { id: 1, ..Self::default() }
     }
 
-    /// A request field, as it arrives; `:method`, `:path` and the like included.
+    /// A request field, as it arrives; `:method`, `:path` and the like included, and attributes that the host sets, such as
+    /// `@message-id`.
     pub fn field(mut self, name: &str, value: impl Into<Vec<u8>>) -> Self {
         self.fields.insert(name.to_owned(), value.into());
         self
@@ -99,6 +100,12 @@ impl Call {
         self
     }
 
+    /// So many attempts were made before: at a delivery each is an exchange of its own, in which the number goes on.
+    pub fn attempts(self, made: u32) -> Self {
+        self.attempt.set(made);
+        self
+    }
+
     /// What the policy last remembered.
     pub fn memo(&self) -> u64 {
         self.memo.get()
@@ -107,6 +114,14 @@ impl Call {
     /// An attribute that the policy set.
     pub fn attribute(&self, name: &str) -> Option<String> {
         self.attributes.borrow().get(name).cloned()
+    }
+
+    /// The value of a field of either side. Attributes are the exchange's, and read on both.
+    fn value(&self, name: &str, side: &BTreeMap<String, Vec<u8>>) -> Option<Vec<u8>> {
+        match name.strip_prefix('@') {
+            Some(attribute) => self.attribute(attribute).map(String::into_bytes).or(self.fields.get(name).cloned()),
+            None => side.get(name).cloned(),
+        }
     }
 }
 
@@ -245,7 +260,7 @@ impl<P: Described> Harness<P> {
         if on_outcome || (success && on_outcome_of_success) || self.skips_without_memo(call) {
             return Ok(Decision::Accept);
         }
-        outcome.fields = self.response_fields(&fields);
+        outcome.fields = self.response_fields(call, &fields);
         self.in_exchange(call, |policy, exchange| policy.on_outcome(exchange, &outcome))
     }
 
@@ -253,7 +268,7 @@ impl<P: Described> Harness<P> {
         if self.skip().on_response || self.skips_without_memo(call) {
             return Ok(Verdict::Proceed);
         }
-        let response = Response { fields: self.response_fields(&answer.fields) };
+        let response = Response { fields: self.response_fields(call, &answer.fields) };
         self.in_exchange(call, |policy, exchange| policy.on_response(exchange, &response))
     }
 
@@ -299,11 +314,7 @@ impl<P: Described> Harness<P> {
     }
 
     fn in_exchange<R>(&self, call: &Call, hook: impl FnOnce(&P, &Exchange) -> Result<R>) -> Result<R> {
-        let value = |name: &String| match name.strip_prefix('@') {
-            Some(attribute) => call.attribute(attribute).map(String::into_bytes),
-            None => call.fields.get(name).cloned(),
-        };
-        let values: Vec<Option<Vec<u8>>> = self.request.iter().map(value).collect();
+        let values: Vec<Option<Vec<u8>>> = self.request.iter().map(|name| call.value(name, &call.fields)).collect();
         let exchange = Exchange {
             id: call.id,
             kind: call.kind,
@@ -319,7 +330,8 @@ impl<P: Described> Harness<P> {
         result
     }
 
-    fn response_fields(&self, fields: &BTreeMap<String, Vec<u8>>) -> Fields {
-        Fields::pack(self.response, self.response.iter().map(|name| fields.get(name).map(Vec::as_slice)))
+    fn response_fields(&self, call: &Call, fields: &BTreeMap<String, Vec<u8>>) -> Fields {
+        let values: Vec<Option<Vec<u8>>> = self.response.iter().map(|name| call.value(name, fields)).collect();
+        Fields::pack(self.response, values.iter().map(Option::as_deref))
     }
 }

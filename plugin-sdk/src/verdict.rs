@@ -92,7 +92,10 @@ impl Amendment {
     }
 }
 
-/// An answer given by the policy itself instead of the service's.
+/// An answer given by the policy itself instead of the service's. Of a publish it is for the publisher. Of a delivery it
+/// says what becomes of the message: 2xx acknowledges it; with 408, 425, 429 and 5xx it is tried again in a while, without
+/// counting that as an attempt; anything else makes it a dead letter, with the reply's message as the reason. In
+/// `on_response` it stands for the consumer's answer, of which the outcome was judged.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Reply {
     /// 200 to 599.
@@ -145,14 +148,18 @@ pub struct Refusal {
     pub every_endpoint: bool,
 }
 
-/// What should follow an attempt.
+/// What should follow an attempt. Of several policies the last of the chain that says other than `Accept` decides.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Decision {
-    /// Pass the answer, or the failure, on.
+    /// Pass the answer, or the failure, on. Of a delivery it says nothing: a 2xx has acknowledged the message, and with any
+    /// other outcome it is tried again after the subscription's own `backoff`, until its `max-attempts` are made.
     Accept,
-    /// Try again after a wait, on an endpoint that was not tried if `elsewhere` is set and there is one.
+    /// Try again after a wait, on an endpoint that was not tried if `elsewhere` is set and there is one. The host refuses
+    /// where that is not safe, not before the deadline, or over the retry budget. Of a delivery only the subscription's
+    /// `max-attempts` count: it waits as a message, and not as an exchange.
     Retry { after: Duration, elsewhere: bool },
-    /// Messages only: keep it in the dead-letter channel, with this reason.
+    /// Of a delivery: give up. The message goes where the subscription's `dead-letter` says, with this reason, or is
+    /// dropped if that says nothing. Of a call and a publish it is as `Accept`.
     DeadLetter(String),
 }
 

@@ -500,6 +500,14 @@ pub mod trace {
         Number(i64),
     }
 
+    /// Another span that a span has to do with, in whatever trace.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct Link {
+        /// 16 bytes, the high half first.
+        pub trace_id: (u64, u64),
+        pub span_id: u64,
+    }
+
     /// A finished span.
     #[derive(Debug, Clone, PartialEq)]
     pub struct Span {
@@ -518,6 +526,8 @@ pub mod trace {
         pub error: String,
         /// `tracestate`, as it is sent on.
         pub state: String,
+        /// Beside the parent, as from a delivery to its publish. The host keeps at most 32.
+        pub links: Vec<Link>,
     }
 
     pub(crate) fn emit(span: &Span) {

@@ -79,6 +79,18 @@ mod tests {
     }
 
     #[test]
+    fn messages_are_edited_as_requests_are() {
+        let config = json!({ "request": { "set": { "x-origin": "shop" } }, "response": { "set": { "x-seen": "1" } } });
+        let policy = Harness::<Headers>::new(config).unwrap();
+        for kind in [ExchangeKind::Call, ExchangeKind::Publish, ExchangeKind::Delivery] {
+            let call = Call::new().kind(kind);
+            assert_eq!(policy.on_request(&call).unwrap(), Amendment::new().set("x-origin", "shop").into());
+            let verdict = policy.on_response(&call, Answer::status(200)).unwrap();
+            assert_eq!(verdict, Amendment::new().set("x-seen", "1").into());
+        }
+    }
+
+    #[test]
     fn a_side_without_edits_is_not_called() {
         let policy = Harness::<Headers>::new(json!({ "request": { "set": { "a": "b" } } })).unwrap();
         assert!(policy.needs().skip.on_response && !policy.needs().skip.on_request);

@@ -365,3 +365,48 @@ fn ten_thousand_endpoints_are_picked_alike() {
         }
     }
 }
+
+#[test]
+fn messages_go_by_their_key_and_past_the_endpoint_that_failed() {
+    let config = json!({ "algorithm": "consistent-hash", "hash-on": "x-weir-key" });
+    let policy = Harness::<LoadBalance>::new(config).unwrap();
+    weigh(&policy, &[1; 5]);
+    for customer in 0..100 {
+        // Each attempt at a delivery is an exchange of its own; the endpoint of the one before comes with it.
+        let attempt = |made| {
+            let call = Call::new().id(u64::from(made)).kind(weir_sdk::ExchangeKind::Delivery).attempts(made);
+            call.field("x-weir-key", format!("customer-{customer}"))
+        };
+        let home = policy.pick(&attempt(0), &[]).unwrap().unwrap();
+        assert_eq!(policy.pick(&attempt(1), &[]).unwrap(), Some(home), "the next message of the key too");
+        let elsewhere = policy.pick(&attempt(1), &[home]).unwrap().unwrap();
+        assert_ne!(elsewhere, home);
+        assert_eq!(policy.pick(&attempt(7), &[home]).unwrap(), Some(elsewhere));
+    }
+}
+
+#[test]
+fn a_message_without_a_key_takes_turns() {
+    let policy =
+        Harness::<LoadBalance>::new(json!({ "algorithm": "consistent-hash", "hash-on": "x-weir-key" })).unwrap();
+    weigh(&policy, &[1; 3]);
+    let pick = |_| policy.pick(&Call::new().kind(weir_sdk::ExchangeKind::Delivery), &[]).unwrap().unwrap();
+    let mut picked: Vec<u32> = (0..3).map(pick).collect();
+    picked.sort_unstable();
+    assert_eq!(picked, [0, 1, 2]);
+}
+
+#[test]
+fn a_publish_has_one_endpoint_under_every_algorithm() {
+    for algorithm in ["round-robin", "weighted-round-robin", "random", "weighted-random", "p2c-ewma", "consistent-hash"]
+    {
+        let policy = balancer(algorithm, &[1]);
+        let call = Call::new().kind(weir_sdk::ExchangeKind::Publish);
+        assert_eq!(policy.pick(&call, &[]).unwrap(), Some(0), "{algorithm}");
+        assert_eq!(
+            policy.pick(&call, &[0]).unwrap(),
+            None,
+            "{algorithm}: whether it may be used again is the host's to say"
+        );
+    }
+}

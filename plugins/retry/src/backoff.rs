@@ -93,16 +93,17 @@ impl Backoff {
 
     /// The wait before the attempt that follows. Remembers it, for the next one may depend on it.
     pub fn wait(&self, exchange: &Exchange) -> Duration {
-        let last = Duration::from_nanos(exchange.memo());
         let wait = match *self {
-            Self::Exponential { initial, max, jitter: Jitter::Decorrelated, .. } => decorrelated(*initial, *max, last),
+            Self::Exponential { initial, max, jitter: Jitter::Decorrelated, .. } => {
+                decorrelated(*initial, *max, exchange)
+            }
             Self::Exponential { initial, max, factor, jitter } => {
                 let wait = grown(*initial, factor, exchange.attempt).min(*max);
                 if jitter == Jitter::Full { between(Duration::ZERO, wait) } else { wait }
             }
             Self::Fixed { delay, jitter: Jitter::Full } => between(Duration::ZERO, *delay),
             Self::Fixed { delay, .. } => *delay,
-            Self::Random { min, max, jitter: Jitter::Decorrelated } => decorrelated(*min, *max, last),
+            Self::Random { min, max, jitter: Jitter::Decorrelated } => decorrelated(*min, *max, exchange),
             Self::Random { min, max, .. } => between(*min, *max),
         };
         exchange.remember(nanos(wait));
@@ -116,9 +117,18 @@ fn grown(initial: Duration, factor: f64, attempt: u32) -> Duration {
     Duration::from_nanos((nanos(initial) as f64 * power) as u64)
 }
 
+/// More waits than this are not drawn again: they have long become as long as they can.
+const DRAWN: u32 = 32;
+
 /// Evenly from `least` to three times the last wait (at first: to three times `least`), but not longer than `most`.
-fn decorrelated(least: Duration, most: Duration, last: Duration) -> Duration {
-    between(least, last.max(least).saturating_mul(3)).min(most)
+fn decorrelated(least: Duration, most: Duration, exchange: &Exchange) -> Duration {
+    let next = |last: Duration| between(least, last.max(least).saturating_mul(3)).min(most);
+    match exchange.memo() {
+        // Each attempt to deliver a message is an exchange of its own, which remembers nothing. Waits that are drawn again
+        // are as good as those that were: no message is told from another by them.
+        0 => (1..exchange.attempt.min(DRAWN)).fold(next(Duration::ZERO), |last, _| next(last)),
+        last => next(Duration::from_nanos(last)),
+    }
 }
 
 fn between(least: Duration, most: Duration) -> Duration {

@@ -25,14 +25,14 @@ const CODES: [&str; 16] = [
 #[derive(Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Transient {
-    /// HTTP statuses.
+    /// HTTP statuses. By default 502, 503 and 504, and of a delivery 408, 425, 429 and all from 500 to 599.
     #[schemars(inner(range(min = 400, max = 599)))]
-    statuses: Vec<u16>,
+    statuses: Option<Vec<u16>>,
     /// gRPC statuses by name, as in "UNAVAILABLE".
     #[schemars(extend("items" = { "enum": CODES }))]
     grpc: Vec<String>,
-    /// Failures without an answer.
-    failures: Vec<Kind>,
+    /// Failures without an answer. By default connect, reset and timeout, and of a delivery all.
+    failures: Option<Vec<Kind>>,
     /// The bits of `grpc`.
     #[serde(skip)]
     codes: u32,
@@ -53,19 +53,14 @@ enum Kind {
 
 impl Default for Transient {
     fn default() -> Self {
-        Self {
-            statuses: vec![502, 503, 504],
-            grpc: vec!["UNAVAILABLE".into(), "RESOURCE_EXHAUSTED".into()],
-            failures: vec![Kind::Connect, Kind::Reset, Kind::Timeout],
-            codes: 0,
-        }
+        Self { statuses: None, grpc: vec!["UNAVAILABLE".into(), "RESOURCE_EXHAUSTED".into()], failures: None, codes: 0 }
     }
 }
 
 impl Transient {
     /// Checks the lists, and looks the names up.
     pub fn check(&mut self) -> Result<()> {
-        for (at, status) in self.statuses.iter().enumerate() {
+        for (at, status) in self.statuses.iter().flatten().enumerate() {
             if !(400..600).contains(status) {
                 let message = format!("{status} is not a status of an error: 400 to 599");
                 return Err(Error::at(format!("/retry-on/statuses/{at}"), message));
@@ -81,9 +76,9 @@ impl Transient {
         Ok(())
     }
 
-    pub fn includes(&self, outcome: &Outcome) -> bool {
+    pub fn includes(&self, of: ExchangeKind, outcome: &Outcome) -> bool {
         let kind = match outcome.failure {
-            Failure::None => return self.includes_answer(outcome),
+            Failure::None => return self.includes_answer(of, outcome),
             Failure::Connect => Kind::Connect,
             Failure::Reset => Kind::Reset,
             Failure::Timeout => Kind::Timeout,
@@ -91,11 +86,21 @@ impl Transient {
             // Not the endpoint's doing, so another one would make no difference.
             Failure::Rejected | Failure::Cancelled | Failure::Overload => return false,
         };
-        self.failures.contains(&kind)
+        match &self.failures {
+            Some(failures) => failures.contains(&kind),
+            None => of == ExchangeKind::Delivery || kind != Kind::Protocol,
+        }
     }
 
-    fn includes_answer(&self, outcome: &Outcome) -> bool {
+    fn includes_answer(&self, of: ExchangeKind, outcome: &Outcome) -> bool {
         let code = outcome.grpc_status.filter(|code| *code < u32::BITS).unwrap_or(0);
-        self.codes >> code & 1 == 1 || self.statuses.contains(&outcome.status)
+        let status = match (&self.statuses, outcome.status) {
+            (Some(statuses), status) => statuses.contains(&status),
+            // What a caller should hear of at once, a message has time to outlast: nobody waits for it, and its consumer
+            // has to bear duplicates anyway.
+            (None, 408 | 425 | 429 | 500..600) if of == ExchangeKind::Delivery => true,
+            (None, status) => matches!(status, 502..=504),
+        };
+        self.codes >> code & 1 == 1 || status
     }
 }

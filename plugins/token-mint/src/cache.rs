@@ -2,17 +2,31 @@
 
 use std::collections::BTreeMap;
 use std::time::Duration;
-use weir_sdk::ServiceId;
+use weir_sdk::{RouteId, ServiceId};
 
 /// More tokens than this are not kept: a worker rarely calls so many services within the life of a token.
 const MOST_TOKENS: usize = 4096;
 /// Nor more bytes than this of them.
 const MOST_BYTES: usize = 4 << 20;
 
-/// Tokens by service and caller. When it is full it starts over: what is in use is soon in it again.
+/// What tokens go to: a service, or a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Target(u64);
+
+impl Target {
+    pub fn service(service: ServiceId) -> Self {
+        Self(service.0.into())
+    }
+
+    pub fn channel(route: RouteId) -> Self {
+        Self(1 << 32 | u64::from(route.0))
+    }
+}
+
+/// Tokens by target and caller. When it is full it starts over: what is in use is soon in it again.
 #[derive(Debug, Default)]
 pub struct Cache {
-    services: BTreeMap<ServiceId, BTreeMap<String, Minted>>,
+    targets: BTreeMap<Target, BTreeMap<String, Minted>>,
     tokens: usize,
     bytes: usize,
 }
@@ -37,16 +51,16 @@ impl Minted {
 }
 
 impl Cache {
-    pub fn get(&self, service: ServiceId, subject: &str) -> Option<&Minted> {
-        self.services.get(&service)?.get(subject)
+    pub fn get(&self, target: Target, subject: &str) -> Option<&Minted> {
+        self.targets.get(&target)?.get(subject)
     }
 
-    pub fn insert(&mut self, service: ServiceId, subject: &str, minted: Minted) {
+    pub fn insert(&mut self, target: Target, subject: &str, minted: Minted) {
         if self.tokens >= MOST_TOKENS || self.bytes.saturating_add(minted.value.len()) > MOST_BYTES {
             *self = Self::default();
         }
         self.bytes += minted.value.len();
-        match self.services.entry(service).or_default().insert(subject.to_owned(), minted) {
+        match self.targets.entry(target).or_default().insert(subject.to_owned(), minted) {
             Some(old) => self.bytes = self.bytes.saturating_sub(old.value.len()),
             None => self.tokens += 1,
         }
@@ -54,6 +68,6 @@ impl Cache {
 
     #[cfg(test)]
     pub fn len(&self) -> usize {
-        self.services.values().map(BTreeMap::len).sum()
+        self.targets.values().map(BTreeMap::len).sum()
     }
 }

@@ -1,4 +1,4 @@
-//! Signs a token for each service that is called, and sends it along.
+//! Signs a token for each service that is called and each channel that is published to, and sends it along.
 
 mod cache;
 #[cfg(test)]
@@ -6,21 +6,21 @@ mod tests;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use cache::{Cache, Minted};
+use cache::{Cache, Minted, Target};
 use serde_json::{Value, json};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use weir_sdk::prelude::*;
 
-/// A JSON Web Token (RFC 7519), signed by the host with a key of the node, for each service and caller; or one fixed
-/// value.
+/// A JSON Web Token (RFC 7519), signed by the host with a key of the node, for each service or channel and each caller; or
+/// one fixed value.
 #[derive(Deserialize, JsonSchema)]
 struct TokenMint {
     /// The key that signs, by its name in the node's configuration. Not with `static-token`.
     key: Option<String>,
     /// Who issues the token: its `iss`. Needed with `key`.
     issuer: Option<String>,
-    /// Whom it is for: its `aud`. The name of the service that is called, if left out.
+    /// Whom it is for: its `aud`. If left out the name of the service that is called, or of the channel that is published to.
     audience: Option<String>,
     /// Who calls: its `sub`. The identity of the listener, if left out.
     subject: Option<String>,
@@ -35,6 +35,9 @@ struct TokenMint {
     claims: BTreeMap<String, Value>,
     /// Send this value instead of a token. It is no secret: everyone who may read the configuration sees it.
     static_token: Option<StaticToken>,
+    /// The kinds of exchanges that get it. Others pass as they are: what a delivery carries came with its message.
+    #[serde(default = "calls_and_publishes")]
+    on: Kinds,
     /// The field to send it in. `authorization`, or `x-internal-token` for a fixed value, if left out.
     field: Option<String>,
     #[serde(skip)]
@@ -65,6 +68,10 @@ fn an_hour() -> Period {
     Period::from_secs(3600)
 }
 
+fn calls_and_publishes() -> Kinds {
+    Kinds::of(&[ExchangeKind::Call, ExchangeKind::Publish])
+}
+
 #[policy]
 impl Policy for TokenMint {
     fn configure(&mut self, needs: &mut Needs) -> Result<()> {
@@ -86,6 +93,9 @@ impl Policy for TokenMint {
     }
 
     fn on_request(&self, exchange: &Exchange) -> Result<Verdict> {
+        if !self.on.contain(exchange.kind) {
+            return Ok(Verdict::Proceed);
+        }
         let ready = self.ready.as_ref().ok_or(Error::new("not configured"))?;
         let value = match &ready.source {
             Source::Fixed(value) => value.clone().into_bytes(),
@@ -118,6 +128,10 @@ impl TokenMint {
         if self.subject.as_deref() == Some("") {
             return Err(Error::at("/subject", "leave it out, or say who calls"));
         }
+        if self.subject.is_none() && self.on.contain(ExchangeKind::Delivery) {
+            let message = "a delivery comes through no listener, whose identity it could be: say who delivers";
+            return Err(Error::at("/subject", message));
+        }
         if self.ttl.as_secs() == 0 || self.ttl.subsec_nanos() != 0 {
             return Err(Error::at("/ttl", "use whole seconds, at least one"));
         }
@@ -148,26 +162,38 @@ impl TokenMint {
                 .filter(|identity| !identity.is_empty())
                 .ok_or(Error::new("the listener has no `identity` and the policy no `subject` to put in a token"))?,
         };
-        // With an audience of its own, one token is good for all services.
-        let service = if self.audience.is_some() { ServiceId::default() } else { exchange.service };
+        let is_publish = exchange.kind == ExchangeKind::Publish;
+        // With an audience of its own, one token is good for all services, and one for all channels.
+        let target = match (is_publish, self.audience.is_some()) {
+            (false, false) => Target::service(exchange.service),
+            (false, true) => Target::service(ServiceId::default()),
+            (true, false) => Target::channel(exchange.route),
+            (true, true) => Target::channel(RouteId::default()),
+        };
         let (now, version) = (clock::unix(), key.version());
-        if let Some(minted) = cache.borrow().get(service, subject).filter(|minted| minted.is_good(now, version)) {
+        if let Some(minted) = cache.borrow().get(target, subject).filter(|minted| minted.is_good(now, version)) {
             return Ok(minted.value.clone());
         }
-        let token = self.mint(key, subject, exchange.service, now)?;
+        let token = self.mint(key, subject, exchange, now)?;
         let value = if field == "authorization" { format!("Bearer {token}") } else { token }.into_bytes();
         let issued = Duration::from_secs(now.as_secs());
-        let margin = (*self.ttl / 10).min(Duration::from_secs(60));
+        // What goes with a message is looked at when that is delivered, and nobody renews it meanwhile.
+        let margin = if is_publish { *self.ttl / 2 } else { (*self.ttl / 10).min(Duration::from_secs(60)) };
         let minted = Minted { value: value.clone(), version, issued, renew: issued.saturating_add(*self.ttl - margin) };
-        cache.borrow_mut().insert(service, subject, minted);
+        cache.borrow_mut().insert(target, subject, minted);
         Ok(value)
     }
 
     /// A token in compact form (RFC 7515, section 7.1).
-    fn mint(&self, key: crypto::Key, subject: &str, service: ServiceId, now: Duration) -> Result<String> {
-        let audience = self.audience.clone().unwrap_or_else(|| service.name());
+    fn mint(&self, key: crypto::Key, subject: &str, exchange: &Exchange, now: Duration) -> Result<String> {
+        let audience = match (&self.audience, exchange.kind) {
+            (Some(audience), _) => audience.clone(),
+            // The service is the broker, which passes it on. Who will consume it is not known, and may be many.
+            (None, ExchangeKind::Publish) => exchange.route.name().trim_start_matches("publish ").to_owned(),
+            (None, _) => exchange.service.name(),
+        };
         if audience.is_empty() {
-            return Err(Error::new("the service has no name to put in a token"));
+            return Err(Error::new("the service or the channel has no name to put in a token"));
         }
         let mut header = BTreeMap::from([("alg", key.algorithm()), ("typ", "JWT".to_owned())]);
         if let Some(id) = key.id() {

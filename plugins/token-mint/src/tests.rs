@@ -1,3 +1,5 @@
+mod messages;
+
 use super::*;
 use weir_sdk::testing::fake::Key;
 use weir_sdk::testing::{Call, Harness, Host};
@@ -161,13 +163,6 @@ fn what_the_client_sent_in_the_field_is_replaced() {
 }
 
 #[test]
-fn a_publish_gets_a_token_too() {
-    let policy = minting(json!({}));
-    let (_, claims) = opened(&sent(&policy, &call(2).kind(ExchangeKind::Publish)).1);
-    assert_eq!(claims["aud"], "order-service");
-}
-
-#[test]
 fn a_fixed_value_is_sent_as_it_is() {
     let policy = Harness::<TokenMint>::new(json!({ "static-token": { "value": "s3cr3t" } })).unwrap();
     assert_eq!(sent(&policy, &Call::new()), ("x-internal-token".to_owned(), "s3cr3t".to_owned()));
@@ -189,19 +184,19 @@ fn the_cache_is_bounded_by_count_and_by_bytes() {
     let minted = |size| Minted { value: vec![b'x'; size], version: 1, issued: Duration::ZERO, renew: Duration::MAX };
     let mut cache = Cache::default();
     for service in 0..10_000 {
-        cache.insert(ServiceId(service), "a", minted(10));
-        assert!(cache.len() <= 4096 && cache.get(ServiceId(service), "a").is_some());
+        cache.insert(Target::service(ServiceId(service)), "a", minted(10));
+        assert!(cache.len() <= 4096 && cache.get(Target::service(ServiceId(service)), "a").is_some());
     }
     let mut cache = Cache::default();
     for service in 0..100 {
-        cache.insert(ServiceId(service), "a", minted(1 << 20));
-        assert!(cache.len() <= 4 && cache.get(ServiceId(service), "a").is_some());
+        cache.insert(Target::service(ServiceId(service)), "a", minted(1 << 20));
+        assert!(cache.len() <= 4 && cache.get(Target::service(ServiceId(service)), "a").is_some());
     }
     // Renewing one and the same does not fill it.
     let mut cache = Cache::default();
-    cache.insert(ServiceId(0), "a", minted(1 << 20));
+    cache.insert(Target::service(ServiceId(0)), "a", minted(1 << 20));
     for _ in 0..100 {
-        cache.insert(ServiceId(1), "a", minted(1 << 20));
+        cache.insert(Target::service(ServiceId(1)), "a", minted(1 << 20));
     }
     assert_eq!(cache.len(), 2);
 }
@@ -216,6 +211,7 @@ fn a_configuration_that_cannot_work_is_refused_where_it_is_wrong() {
         (config(json!({ "ttl": "0s" })), "/ttl"),
         (config(json!({ "ttl": "1500ms" })), "/ttl"),
         (config(json!({ "subject": "" })), "/subject"),
+        (config(json!({ "on": ["call", "delivery"] })), "/subject"),
         (config(json!({ "field": ":path" })), "/field"),
         (config(json!({ "field": "" })), "/field"),
         (config(json!({ "claims": { "exp": 1 } })), "/claims/exp"),
@@ -225,6 +221,9 @@ fn a_configuration_that_cannot_work_is_refused_where_it_is_wrong() {
         assert_eq!(problem(config.clone()).pointer(), pointer, "{config}");
     }
     assert!(problem(config(json!({ "isuer": "weir" }))).message().contains("isuer"));
+    for on in [json!([]), json!(["calls"]), json!("call")] {
+        assert!(Harness::<TokenMint>::in_host(host(), config(json!({ "on": on }))).is_err(), "{on}");
+    }
 }
 
 #[test]

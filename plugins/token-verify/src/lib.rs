@@ -58,6 +58,9 @@ struct TokenVerify {
     /// The field that the token is in. In `authorization` it follows "Bearer", anywhere else it stands alone.
     #[serde(default = "authorization")]
     field: String,
+    /// The kinds of exchanges to verify. Others pass as they are.
+    #[serde(default = "all")]
+    on: Kinds,
     /// Let a call without any token pass where no rule asks for one. A bad token is refused all the same.
     #[serde(default)]
     optional: bool,
@@ -117,6 +120,10 @@ fn authorization() -> String {
     "authorization".to_owned()
 }
 
+fn all() -> Kinds {
+    Kinds::ALL
+}
+
 #[policy]
 impl Policy for TokenVerify {
     fn configure(&mut self, needs: &mut Needs) -> Result<()> {
@@ -149,6 +156,9 @@ impl Policy for TokenVerify {
 
     // Never an error: a policy that is skipped on errors would let the exchange pass.
     fn on_request(&self, exchange: &Exchange) -> Result<Verdict> {
+        if !self.on.contain(exchange.kind) {
+            return Ok(Verdict::Proceed);
+        }
         Ok(self.admit(exchange).unwrap_or_else(Verdict::from))
     }
 }

@@ -84,7 +84,7 @@ pub struct Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    /// Fields that are absent, as of messages, are no method and the root. None where the path could mean another one to
+    /// Fields that are absent, as where no rule looks at them, are no method and the root. None where the path could mean another one to
     /// the service.
     pub fn new(method: Option<&'a [u8]>, path: Option<&'a [u8]>) -> Option<Self> {
         let path = match path {

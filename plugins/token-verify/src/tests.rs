@@ -3,6 +3,7 @@
 
 mod cache;
 mod claims;
+mod messages;
 mod rules;
 mod strict;
 
@@ -238,6 +239,9 @@ fn a_configuration_that_cannot_work_is_refused_where_it_is_wrong() {
     }
     assert!(problem(json!({ "algorithms": ["none"] })).message().contains("none"));
     assert!(problem(json!({ "audiense": "a" })).message().contains("audiense"));
+    for on in [json!([]), json!(["calls"]), json!("call")] {
+        assert!(Harness::<TokenVerify>::in_host(host(), config(json!({ "on": on }))).is_err(), "{on}");
+    }
 }
 
 #[test]
@@ -258,11 +262,4 @@ fn everything_at_once_lets_the_right_one_pass_and_nobody_else() {
     assert_eq!(delete(json!({ "sub": "cart-service" })), 403);
     assert_eq!(delete(json!({ "roles": ["USER"] })), 403);
     assert_eq!(status(&policy, &to("GET", "/users/1", &claims(json!({ "roles": ["USER"] })))), 200);
-}
-
-#[test]
-fn deliveries_are_verified_like_calls() {
-    let policy = verifying(json!({}));
-    assert_eq!(status(&policy, &call(&token(json!({}))).kind(ExchangeKind::Delivery)), 200);
-    assert_eq!(status(&policy, &Call::new().kind(ExchangeKind::Delivery)), 401);
 }

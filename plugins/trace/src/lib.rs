@@ -67,6 +67,9 @@ impl Policy for Trace {
             needs.read(":method");
             needs.read(":path");
             needs.read_response(":endpoint");
+            // Read with an outcome, and not with a request: what is not sampled has none, so that calls pay nothing.
+            needs.read_response("@message-id");
+            needs.read_response("@channel");
         }
         needs.skip = Skip {
             on_attempt: !records,
@@ -114,7 +117,7 @@ impl Policy for Trace {
     }
 
     fn on_outcome(&self, exchange: &Exchange, outcome: &Outcome) -> Result<Decision> {
-        if let Some(open) = self.open(exchange) {
+        if let Some(mut open) = self.open(exchange) {
             trace::emit(&open.outcome(exchange, outcome));
         }
         Ok(Decision::Accept)

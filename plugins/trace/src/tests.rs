@@ -3,6 +3,7 @@ use serde_json::{Value, json};
 use weir_sdk::testing::{Call, Harness};
 
 mod dialects;
+mod messages;
 mod sampling;
 mod spans;
 mod w3c;

@@ -35,12 +35,10 @@ impl trace::Host for State {
         let context = self.context()?;
         let (now, wall) = (now(), SystemTime::now());
         let time = |at: u64| wall.checked_sub(Duration::from_nanos(now.saturating_sub(at))).unwrap_or(wall);
-        let mut trace_id = [0; 16];
-        let (high, low) = trace_id.split_at_mut(8);
-        high.copy_from_slice(&span.trace_id.0.to_be_bytes());
-        low.copy_from_slice(&span.trace_id.1.to_be_bytes());
+        // What a span keeps at most: the guest's list may be any length.
+        let links = span.links.iter().take(spans::MAX_LINKS);
         context.telemetry.spans.emit(spans::Span {
-            trace_id,
+            trace_id: trace_id(span.trace_id),
             span_id: span.span_id.to_be_bytes(),
             parent: (span.parent != 0).then(|| span.parent.to_be_bytes()),
             kind: match span.kind {
@@ -62,7 +60,9 @@ impl trace::Host for State {
                 })
                 .collect(),
             error: (!span.error.is_empty()).then_some(span.error),
-            links: Vec::new(),
+            links: links
+                .map(|link| spans::Link { trace_id: trace_id(link.trace_id), span_id: link.span_id.to_be_bytes() })
+                .collect(),
             trace_state: span.state,
         });
         Ok(())
@@ -70,5 +70,20 @@ impl trace::Host for State {
 
     fn enabled(&mut self) -> Result<bool> {
         Ok(self.context()?.telemetry.spans.is_enabled())
+    }
+}
+
+fn trace_id((high, low): (u64, u64)) -> [u8; 16] {
+    (u128::from(high) << 64 | u128::from(low)).to_be_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_id_is_its_high_half_first() {
+        let bytes = trace_id((0x0102_0304_0506_0708, 0x090a_0b0c_0d0e_0f10));
+        assert_eq!(bytes, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]);
     }
 }

@@ -179,6 +179,17 @@ async fn all_of_a_span_arrives() {
 }
 
 #[tokio::test]
+async fn a_span_keeps_so_many_links_and_no_more() {
+    let (collector, address) = Collector::start(|_| Ok(0)).await;
+    let (_metrics, sink, export) = begin(&options(address));
+    let links = (0..100).map(|number| Link { trace_id: [number; 16], span_id: [number; 8] }).collect();
+    sink.emit(Span { links, ..span(1) });
+    timeout(export.finish(PATIENCE)).await;
+    let kept: Vec<u8> = collector.batches()[0][0].links.iter().map(|link| link.span_id[0]).collect();
+    assert_eq!(kept, (0..MAX_LINKS as u8).collect::<Vec<_>>());
+}
+
+#[tokio::test]
 async fn a_full_queue_drops_spans_and_counts_them() {
     let (collector, address) = Collector::start(|_| Ok(0)).await;
     let (metrics, sink, export) = begin(&SpanOptions { queue: 8, ..options(address) });
