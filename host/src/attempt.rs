@@ -40,7 +40,7 @@ impl Endpoints {
         }
         self.refused.push(endpoint);
         self.refusal = Some(refusal);
-        if self.refused.len() % 16 == 0 {
+        if self.refused.len().is_multiple_of(16) {
             // A large service of which a policy refuses all must not hold up the worker's other exchanges.
             tokio::task::yield_now().await;
         }

@@ -114,7 +114,7 @@ fn prepare(workspace: &Workspace) -> Result<PathBuf> {
     fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
     // What another demo has left would be counted with this one's.
     match fs::remove_dir_all(directory.join("events")) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).context("cannot remove old messages"),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context("cannot remove old messages"),
         _ => Ok(directory.join("weir.log")),
     }
 }

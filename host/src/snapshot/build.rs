@@ -86,7 +86,7 @@ impl Built {
             self.snapshot.changed_services.push(service.name.clone());
         }
         let stays =
-            |stand_in: &&Arc<Service>| self.snapshot.messages.stand_ins().any(|other| Arc::ptr_eq(stand_in, &other));
+            |stand_in: &&Arc<Service>| self.snapshot.messages.stand_ins().any(|other| Arc::ptr_eq(stand_in, other));
         before.messages.stand_ins().filter(|stand_in| !stays(stand_in)).for_each(|gone| gone.leave());
         node.retry_budget.set(config.retry_budget.percent, config.retry_budget.min_per_second);
         node.telemetry.log.set_mode(config.log.exchanges.into());

@@ -36,11 +36,15 @@ pub struct Span {
     pub end: u64,
     /// Texts and numbers, both as text.
     pub attributes: BTreeMap<String, String>,
+    /// Spans of other exchanges, each as its trace and its id.
+    pub links: Vec<(String, String)>,
 }
 
 impl Span {
     pub const SERVER: i32 = 2;
     pub const CLIENT: i32 = 3;
+    pub const PRODUCER: i32 = 4;
+    pub const CONSUMER: i32 = 5;
 
     pub fn attribute(&self, name: &str) -> Option<&str> {
         self.attributes.get(name).map(String::as_str)
@@ -109,6 +113,7 @@ impl From<proto::Span> for Span {
             start: span.start,
             end: span.end,
             attributes: attributes.filter_map(|field| Some((field.key, text(field.value?)?))).collect(),
+            links: span.links.iter().map(|link| (hex(&link.trace_id), hex(&link.span_id))).collect(),
         }
     }
 }
@@ -159,6 +164,16 @@ mod proto {
         pub end: u64,
         #[prost(message, repeated, tag = "9")]
         pub attributes: Vec<KeyValue>,
+        #[prost(message, repeated, tag = "13")]
+        pub links: Vec<Link>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct Link {
+        #[prost(bytes = "vec", tag = "1")]
+        pub trace_id: Vec<u8>,
+        #[prost(bytes = "vec", tag = "2")]
+        pub span_id: Vec<u8>,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]

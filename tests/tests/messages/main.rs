@@ -6,5 +6,6 @@ mod deliver;
 mod disk_full;
 mod every_broker;
 mod grpc;
+mod policies;
 mod publish;
 mod pull;
