@@ -365,3 +365,26 @@ fn a_type_can_be_made_of_another() {
     assert!(parse::<Percent>(&json!("50")).unwrap_err().contains("is not a percentage"));
     assert_eq!(schema::<Percent>()["type"], "string");
 }
+
+/// Whom it is for.
+#[derive(Deserialize, JsonSchema)]
+struct Narrowed {
+    on: Kinds,
+}
+
+#[test]
+fn kinds_are_some_of_three() {
+    let on = |kinds: Value| json!({ "on": kinds });
+    agree::<Narrowed>(
+        &[on(json!(["call"])), on(json!(["publish", "delivery"])), on(json!(["delivery", "publish", "call"]))],
+        &[on(json!([])), on(json!(["calls"])), on(json!("call")), on(json!([1])), json!({})],
+    );
+    let kinds = [ExchangeKind::Call, ExchangeKind::Publish, ExchangeKind::Delivery];
+    let taken = |names: Value| {
+        let on = parse::<Narrowed>(&on(names)).unwrap().on;
+        kinds.map(|kind| on.contain(kind))
+    };
+    assert_eq!(taken(json!(["publish"])), [false, true, false]);
+    assert_eq!(taken(json!(["delivery", "call"])), [true, false, true]);
+    assert_eq!(kinds.map(|kind| Kinds::ALL.contain(kind)), [true; 3]);
+}

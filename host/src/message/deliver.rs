@@ -23,7 +23,7 @@ use crate::telemetry::record::{End, Kind};
 use crate::telemetry::recording::Recording;
 use crate::worker::Worker;
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HOST, HeaderName};
+use http::header::{CONTENT_LENGTH, HOST, HeaderName, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Method, Request};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -97,6 +97,9 @@ pub struct Delivered {
     pub verdict: Verdict,
     pub done: Option<oneshot::Sender<()>>,
 }
+
+/// No wait for another attempt is longer, whoever asks for it: the message holds a place meanwhile.
+const LONGEST_WAIT: Duration = Duration::from_secs(60 * 60);
 
 /// How long a message waits that could not be tried at all, where nothing says better.
 const NOT_NOW: Duration = Duration::from_secs(1);
@@ -198,7 +201,7 @@ impl Walk<'_> {
             Ok(sent) => sent,
             Err(refusal) => return (refused(exchange, refusal), None),
         };
-        let (after, done) = settled.map(|settled: Settled| (settled.after, settled.done)).unzip();
+        let done = settled.map(|settled: Settled| settled.done);
         exchange.recording.record.status = Some(sent.status).filter(|status| *status > 0);
         exchange.failure = sent.failure;
         let mut status = sent.status;
@@ -220,9 +223,12 @@ impl Walk<'_> {
             Decision::DeadLetter(reason) => Verdict::Dead(reason),
             Decision::Retry { after: wait, elsewhere } => {
                 let avoid = elsewhere.then_some(endpoint.id);
-                Verdict::Again { after: Some(wait), counts: true, avoid, why: sent.message }
+                Verdict::Again { after: Some(wait.min(LONGEST_WAIT)), counts: true, avoid, why: sent.message }
             }
-            Decision::Accept => Verdict::Again { after: after.flatten(), counts: true, avoid: None, why: sent.message },
+            Decision::Accept => {
+                let after = retry_after(&sent.headers).map(|wait| wait.min(LONGEST_WAIT));
+                Verdict::Again { after, counts: true, avoid: None, why: sent.message }
+            }
         };
         (verdict, done)
     }
@@ -300,6 +306,11 @@ async fn hand_over(
         }
         Err(_) => Sent::failed(FailureKind::Reset, "the consumer left without a word"),
     }
+}
+
+/// How long a consumer wants to be left alone (RFC 9110, section 10.2.3), where it says so in seconds.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
 }
 
 /// The fields that a consumer gets: the message's, and what the node knows of it.

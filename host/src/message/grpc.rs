@@ -237,8 +237,8 @@ impl Messages for Server {
     }
 
     async fn settle(&self, request: tonic::Request<SettleRequest>) -> Result<tonic::Response<SettleResponse>, Status> {
-        let SettleRequest { delivery_id, done, retry_after_ms } = request.into_inner();
-        let after = (retry_after_ms > 0).then(|| Duration::from_millis(retry_after_ms));
+        let SettleRequest { delivery_id, done, retry_after_seconds } = request.into_inner();
+        let after = (retry_after_seconds > 0).then(|| Duration::from_secs(retry_after_seconds.into()));
         let settled = settle(&self.node, &delivery_id, done, after).await;
         settled.map_err(|error| Status::not_found(error.message))?;
         Ok(tonic::Response::new(SettleResponse {}))

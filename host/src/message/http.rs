@@ -260,8 +260,8 @@ pub fn is_pulled(node: &Node, subscription: &str) -> bool {
 
 /// Tells what became of a delivery, and waits until the broker knows.
 pub async fn settle(node: &Node, id: &str, done: bool, after: Option<Duration>) -> Result<(), ProxyError> {
-    // A consumer that does not want it has failed, as one that answers so does.
-    let status = if done { 200 } else { 500 };
+    // What a service answers that cannot do it now.
+    let status = if done { 200 } else { 503 };
     match node.desk.settle(id, status, after).await {
         true => Ok(()),
         false => {

@@ -31,6 +31,7 @@ fn each_kind_has_its_status() {
     let expected = [
         ("bad-request", 400),
         ("connect-refused", 405),
+        ("method-not-allowed", 405),
         ("token", 401),
         ("forbidden", 403),
         ("no-route", 404),
@@ -47,6 +48,12 @@ fn each_kind_has_its_status() {
         ("policy", 503),
         ("draining", 503),
         ("timeout", 504),
+        ("no-channel", 404),
+        ("no-subscription", 404),
+        ("no-delivery", 404),
+        ("broker-down", 503),
+        ("broker-full", 503),
+        ("broker-refused", 502),
     ];
     assert_eq!(table, expected);
     for (kind, _) in expected {
@@ -74,7 +81,7 @@ fn an_error_says_its_kind_its_reason_and_its_exchange() {
 
 #[test]
 fn a_grpc_caller_gets_trailers_only() {
-    let statuses = [13, 12, 16, 7, 12, 8, 8, 4, 8, 14, 14, 14, 14, 14, 14, 14, 14, 4];
+    let statuses = [13, 12, 12, 16, 7, 12, 8, 8, 4, 8, 14, 14, 14, 14, 14, 14, 14, 14, 4, 12, 12, 12, 14, 14, 14];
     for (kind, status) in ErrorKind::ALL.into_iter().zip(statuses) {
         let response = respond(&error(kind), &grpc());
         assert_eq!(response.status(), 200);

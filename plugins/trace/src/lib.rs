@@ -100,10 +100,7 @@ impl Policy for Trace {
             amendment.attributes = vec![("trace-id".to_owned(), id)];
         }
         if context.sampled && trace::enabled() {
-            let open = Open::new(exchange, context, kept.as_deref().unwrap_or_default());
-            if let Ok(memo) = self.open.borrow_mut().insert(open) {
-                exchange.remember(memo);
-            }
+            self.begin(exchange, context, kept.as_deref().unwrap_or_default());
         }
         Ok(amendment.into())
     }
@@ -151,6 +148,14 @@ impl Trace {
             dialect.write(context, &mut edits);
         }
         edits
+    }
+
+    /// Keeps what spans will be made of. Apart from what every exchange takes.
+    #[cold]
+    fn begin(&self, exchange: &Exchange, context: Context, state: &str) {
+        if let Ok(memo) = self.open.borrow_mut().insert(Open::new(exchange, context, state)) {
+            exchange.remember(memo);
+        }
     }
 
     fn open(&self, exchange: &Exchange) -> Option<RefMut<'_, Open>> {

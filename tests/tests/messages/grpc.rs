@@ -77,7 +77,7 @@ async fn messages_are_pulled_and_settled() -> Result<()> {
     }
     let first = deliveries.next().await.expect("a message")?;
     assert_eq!((&first.body[..], first.attempt, first.channel.as_str()), (&b"a"[..], 1, DEAD));
-    let settle = |delivery_id: &str, done| SettleRequest { delivery_id: delivery_id.into(), done, retry_after_ms: 10 };
+    let settle = |delivery_id: &str, done| SettleRequest { delivery_id: delivery_id.into(), done, retry_after_seconds: 0 };
     client.settle(settle(&first.delivery_id, false)).await?;
     let mut bodies = Vec::new();
     for _ in 0..2 {
