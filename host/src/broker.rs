@@ -5,8 +5,10 @@
 //! by policies and the host (`message/`), the same for all of them. `tests/src/broker_laws.rs` says what all have to do.
 
 pub mod amqp;
+mod link;
 pub mod embedded;
 pub mod message;
+pub mod nats;
 pub mod open;
 pub mod redis;
 

@@ -9,17 +9,17 @@
 //! is held for longer than the server's `consumer_timeout`, 30 minutes by default, ends its source.
 
 mod convert;
-mod link;
 mod place;
 mod session;
 mod source;
 
+use super::link::Link;
 use super::{Backlog, Broker, BrokerError, BrokerFailure, Consumption, Destination, Message, Source};
 use async_trait::async_trait;
 use lapin::uri::{AMQPScheme, AMQPUri, AMQPUserInfo};
 use lapin::{Error, ErrorKind};
-use link::Link;
 use place::Place;
+use session::{Server, Session};
 use source::{Held, Queue};
 use tokio::runtime::Handle;
 
@@ -30,8 +30,8 @@ const HEARTBEAT: u16 = 10;
 #[derive(Debug)]
 pub struct Amqp {
     /// Two connections: one that publishes is held up by a server that is short of memory, acknowledgements and all.
-    publishing: Link,
-    consuming: Link,
+    publishing: Link<Session>,
+    consuming: Link<Session>,
     held: Held,
     runtime: Handle,
 }
@@ -55,7 +55,7 @@ impl Amqp {
             uri.authority.userinfo = AMQPUserInfo { username, password };
         }
         uri.query.heartbeat.get_or_insert(HEARTBEAT);
-        let link = |what| Link::open(uri.clone(), format!("weir {name}, {what}"), runtime);
+        let link = |what| Link::open(Server { uri: uri.clone(), name: format!("weir {name}, {what}") }, runtime);
         Ok(Self {
             publishing: link("publishing"),
             consuming: link("consuming"),
@@ -91,7 +91,10 @@ impl Broker for Amqp {
     }
 
     fn trouble(&self) -> Option<String> {
-        self.publishing.trouble().or_else(|| self.consuming.trouble())
+        match (self.publishing.session(), self.consuming.session()) {
+            (Err(error), _) | (_, Err(error)) => Some(error.message),
+            (Ok(publishing), Ok(_)) => publishing.blocked(),
+        }
     }
 }
 

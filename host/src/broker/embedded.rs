@@ -18,7 +18,7 @@ mod writer;
 use super::{Backlog, Broker, BrokerError, BrokerFailure, Consumption, Destination, Message, Source};
 use async_trait::async_trait;
 use job::{Ask, Job, Publish, Task};
-use source::Embedding;
+use source::EmbeddedSource;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
@@ -129,7 +129,7 @@ impl Broker for Embedded {
         let (reply, answer) = oneshot::channel();
         self.shared.ask(Ask::Task(Task::Consume(what.clone(), reply)))?;
         let queue = answer.await.map_err(|_| self.shared.lost())??;
-        Ok(Box::new(Embedding::new(queue, Arc::clone(&self.shared), what)))
+        Ok(Box::new(EmbeddedSource::new(queue, Arc::clone(&self.shared), what)))
     }
 
     async fn backlog(&self, what: &Consumption) -> Result<Backlog, BrokerError> {

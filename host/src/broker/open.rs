@@ -3,6 +3,7 @@
 use super::Broker;
 use super::amqp::Amqp;
 use super::embedded::Embedded;
+use super::nats::Nats;
 use super::redis::Redis;
 use crate::config::{self, BrokerKind};
 use std::path::Path;
@@ -22,6 +23,7 @@ pub fn open(config: &config::Broker, control: &Handle) -> Result<Arc<dyn Broker>
             Arc::new(Embedded::open(directory)?)
         }
         BrokerKind::Amqp => Arc::new(Amqp::open(name, url, credentials, control)?),
+        BrokerKind::Nats => Arc::new(Nats::open(name, url, credentials, control)?),
         BrokerKind::Redis => Arc::new(Redis::open(name, url, credentials, control)?),
         _ => return Err(format!("not yet")),
     })

@@ -1,20 +1,35 @@
 //! What is done over one connection.
 
-use super::super::{BrokerError, BrokerFailure, Destination, Message};
+use super::super::{BrokerError, BrokerFailure, Destination, Message, link};
 use super::place::Place;
 use super::{convert, failure};
+use futures_util::{FutureExt, StreamExt};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
 use lapin::types::{FieldTable, ShortString};
-use lapin::{BasicProperties, Channel, Confirmation, Connection};
+use lapin::uri::AMQPUri;
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Event};
 use std::collections::HashSet;
 use std::fmt::{Debug, Formatter};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::Semaphore;
 
 /// Publishes at once; others wait their turn. Servers allow 2047 AMQP channels on a connection.
 const PUBLISHES: usize = 256;
 /// Destinations of which it is known that they were declared. Configurations come and go.
 const DECLARED: usize = 10_000;
+
+/// Of an attempt to connect. The client cannot take one back that a server accepts and then never answers, and leaves a
+/// thread behind until that server is gone: so this is not short.
+const CONNECT: Duration = Duration::from_secs(60);
+/// How often to look whether a connection still is one, should the client have said nothing.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Where to connect to, and as who.
+pub struct Server {
+    pub uri: AMQPUri,
+    pub name: String,
+}
 
 pub struct Session {
     connection: Connection,
@@ -24,31 +39,61 @@ pub struct Session {
     /// And an error ends the AMQP channel, which would take others with it.
     idle: Mutex<Vec<Channel>>,
     room: Semaphore,
-    blocked: Mutex<Option<String>>,
+    /// Why the server last took nothing.
+    blocked: Mutex<String>,
 }
 
-impl Session {
-    pub fn new(connection: Connection) -> Self {
-        Self {
-            connection,
+impl link::Session for Session {
+    type Server = Server;
+
+    async fn connect(server: &Server) -> Result<Self, String> {
+        let (host, port) = (&server.uri.authority.host, server.uri.authority.port);
+        let properties = ConnectionProperties::default().with_connection_name(server.name.as_str().into());
+        // Over the runtime that this task is on.
+        let connection = Connection::connect_uri(server.uri.clone(), properties);
+        let connection = match tokio::time::timeout(CONNECT, connection).await {
+            Ok(connection) => connection.map_err(|error| error.to_string()),
+            Err(_) => Err(format!("no answer within {} s", CONNECT.as_secs())),
+        };
+        Ok(Self {
+            connection: connection.map_err(|reason| format!("no connection to {host}:{port}: {reason}"))?,
             declared: Mutex::default(),
             idle: Mutex::default(),
             room: Semaphore::new(PUBLISHES),
             blocked: Mutex::default(),
-        }
+        })
     }
 
-    pub fn is_connected(&self) -> bool {
+    fn is_connected(&self) -> bool {
         self.connection.status().connected()
     }
 
+    async fn ended(&self) -> String {
+        let mut events = std::pin::pin!(self.connection.events_listener());
+        let mut reason = None;
+        while self.is_connected() {
+            match tokio::time::timeout(LOOK, events.next()).await {
+                Ok(Some(Event::ConnectionBlocked(why))) => *lock(&self.blocked) = why,
+                // Also of a single channel, which is no end.
+                Ok(Some(Event::Error(error))) => reason = Some(error.to_string()),
+                Ok(Some(_)) | Err(_) => {}
+                Ok(None) => break,
+            }
+        }
+        while let Some(Some(event)) = events.next().now_or_never() {
+            if let Event::Error(error) = event {
+                reason = Some(error.to_string());
+            }
+        }
+        reason.unwrap_or_else(|| "it was closed".into())
+    }
+}
+
+impl Session {
     /// Why the server takes nothing at present, if that is so.
     pub fn blocked(&self) -> Option<String> {
-        lock(&self.blocked).clone()
-    }
-
-    pub fn set_blocked(&self, reason: Option<String>) {
-        *lock(&self.blocked) = reason.map(|reason| format!("the broker takes nothing at present: {reason}"));
+        let blocked = self.connection.status().blocked();
+        blocked.then(|| format!("the broker takes nothing at present: {}", lock(&self.blocked)))
     }
 
     pub async fn channel(&self) -> Result<Channel, BrokerError> {

@@ -21,7 +21,7 @@ pub const START: Key = (i64::MIN, 0);
 /// Ready messages in memory, and bytes of them. The rest waits on disk.
 const READY: usize = 512;
 const READY_BYTES: usize = 16 << 20;
-/// With fewer than these, more are read.
+/// With fewer than these, and less than half of the bytes, more are read.
 const LOW: usize = 128;
 
 /// A message as one subscription has it.
@@ -165,7 +165,8 @@ impl Queue {
             }
             (item, lease)
         });
-        let ask = room && !state.asked && state.ready.len() < LOW && state.loaded != Loaded::All;
+        let low = state.ready.len() < LOW && state.bytes < READY_BYTES / 2;
+        let ask = room && low && !state.asked && state.loaded != Loaded::All;
         state.asked |= ask;
         Ok((taken, ask))
     }

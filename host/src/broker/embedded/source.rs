@@ -11,29 +11,29 @@ use std::sync::Arc;
 use std::time::SystemTime;
 use tokio::sync::oneshot;
 
-/// A source of the embedded broker.
-pub struct Embedding {
+/// A source; the queue is the subscription's, shared by all its sources.
+pub struct EmbeddedSource {
     queue: Arc<Queue>,
     shared: Arc<Shared>,
     /// Its number at the queue.
     source: u64,
 }
 
-impl Embedding {
+impl EmbeddedSource {
     pub fn new(queue: Arc<Queue>, shared: Arc<Shared>, what: &Consumption) -> Self {
         let source = queue.join(what.prefetch, what.dedup);
         Self { queue, shared, source }
     }
 }
 
-impl Drop for Embedding {
+impl Drop for EmbeddedSource {
     fn drop(&mut self) {
         self.queue.leave(self.source);
     }
 }
 
 #[async_trait]
-impl Source for Embedding {
+impl Source for EmbeddedSource {
     async fn next(&mut self) -> Result<Taken, BrokerError> {
         loop {
             let mut woken = pin!(self.queue.woken());

@@ -67,6 +67,11 @@ impl Store {
         done
     }
 
+    /// Moves what is in the log to the file, and leaves no log.
+    pub fn empty_log(&self) -> rusqlite::Result<()> {
+        self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+    }
+
     /// Rows written so far. Nothing was if the number stays the same.
     pub fn changes(&self) -> u64 {
         self.db.total_changes()

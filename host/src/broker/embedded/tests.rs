@@ -67,6 +67,18 @@ async fn publish(broker: &Embedded, id: impl Into<String>) {
     broker.publish(&to(), &message(id)).await.unwrap();
 }
 
+/// Publishes these in their order, all at once.
+async fn publish_all(broker: &Embedded, to: &Destination, messages: &[Message]) {
+    let publishes = join_all(messages.iter().map(|message| broker.publish(to, message)));
+    // Or the runtime makes some of them wait for the next turn.
+    assert!(tokio::task::unconstrained(publishes).await.iter().all(Result::is_ok));
+}
+
+/// `0000`, `0001`, …
+fn numbered(numbers: std::ops::Range<usize>) -> Vec<Message> {
+    numbers.map(|number| message(format!("{number:04}"))).collect()
+}
+
 async fn take(source: &mut Box<dyn Source>) -> Taken {
     tokio::time::timeout(LONG, source.next()).await.expect("a message in time").expect("a message")
 }
@@ -95,6 +107,19 @@ async fn on_writer<T: Send + 'static>(broker: &Embedded, work: impl FnOnce(&Stor
     answer.await.unwrap()
 }
 
+/// Keeps the writer from writing until it is told to go on.
+async fn hold(broker: &Embedded) -> std::sync::mpsc::Sender<()> {
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let (held, holds) = oneshot::channel();
+    let work = move |_: &Store| {
+        let _ = held.send(());
+        let _ = wait.recv();
+    };
+    broker.shared.ask(Ask::Task(Task::Test(Box::new(work)))).unwrap();
+    holds.await.unwrap();
+    go
+}
+
 async fn rows(broker: &Embedded, table: &'static str) -> i64 {
     on_writer(broker, move |store| store.number(&format!("SELECT count(*) FROM {table}"))).await
 }
@@ -115,10 +140,9 @@ async fn what_gathers_is_one_commit() {
     let broker = directory.open();
     publish(&broker, "first").await;
     let before = broker.commits();
-    let (go, wait) = std::sync::mpsc::channel::<()>();
-    let held = Task::Test(Box::new(move |_| _ = wait.recv()));
-    broker.shared.ask(Ask::Task(held)).unwrap();
-    let publishes = join_all((0..500).map(|number| publish(&broker, number.to_string())));
+    let go = hold(&broker).await;
+    let (to, messages) = (to(), numbered(0..500));
+    let publishes = publish_all(&broker, &to, &messages);
     let release = async { go.send(()).unwrap() };
     // In its first turn each publish asks, and then the writer is let go.
     tokio::join!(publishes, release);
@@ -129,9 +153,8 @@ async fn what_gathers_is_one_commit() {
         receipts.push(take(&mut source).await.receipt);
     }
     let before = broker.commits();
-    let (go, wait) = std::sync::mpsc::channel::<()>();
-    broker.shared.ask(Ask::Task(Task::Test(Box::new(move |_| _ = wait.recv())))).unwrap();
-    let acks = join_all(receipts.into_iter().map(|receipt| receipt.ack()));
+    let go = hold(&broker).await;
+    let acks = tokio::task::unconstrained(join_all(receipts.into_iter().map(|receipt| receipt.ack())));
     let (acks, ()) = tokio::join!(acks, async { go.send(()).unwrap() });
     assert!(acks.iter().all(Result::is_ok));
     assert_eq!(broker.commits() - before, 1, "and so do acknowledgements");

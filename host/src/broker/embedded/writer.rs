@@ -84,10 +84,6 @@ impl Writer {
             }
             self.tidy();
         }
-        // What was asked after the stop is answered by being dropped.
-        self.shared.closed.store(true, Ordering::Release);
-        self.shared.room.close();
-        self.index.queues().for_each(|queue| queue.end());
     }
 
     /// Waits until there is something to do. `false`: nobody will ask for anything any more.
@@ -156,5 +152,14 @@ impl Writer {
                 BrokerError::new(BrokerFailure::Unreachable, message)
             }
         }
+    }
+}
+
+/// However it ends, nobody waits for it any more. What was asked and not done is answered by being dropped.
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.shared.closed.store(true, Ordering::Release);
+        self.shared.room.close();
+        self.index.queues().for_each(|queue| queue.end());
     }
 }

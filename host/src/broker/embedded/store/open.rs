@@ -6,6 +6,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+use std::time::Duration;
 
 const FILE: &str = "messages.db";
 /// "Weir", so that `file` and others can tell.
@@ -81,6 +82,8 @@ fn connect(file: &Path) -> rusqlite::Result<Connection> {
     // Only the writer's thread uses it: no mutex.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = Connection::open_with_flags(file, flags)?;
+    // Who has it keeps it.
+    db.busy_timeout(Duration::ZERO)?;
     db.set_prepared_statement_cache_capacity(64);
     // What a crash leaves behind has to be read at the next opening anyhow, so that is the only way there is.
     db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
@@ -93,10 +96,10 @@ fn connect(file: &Path) -> rusqlite::Result<Connection> {
     db.pragma_update(None, "synchronous", "full")?;
     db.pragma_update(None, "cell_size_check", true)?;
     db.pragma_update(None, "temp_store", "memory")?;
-    // 16 MiB of each: pages in memory, and log before it is moved to the file.
+    // 16 MiB of pages in memory, and 8 MiB of log before it is moved to the file.
     db.pragma_update(None, "cache_size", -16 * 1024)?;
-    db.pragma_update(None, "wal_autocheckpoint", 4096)?;
-    db.pragma_update(None, "journal_size_limit", 64 << 20)?;
+    db.pragma_update(None, "wal_autocheckpoint", 2048)?;
+    db.pragma_update(None, "journal_size_limit", 16 << 20)?;
     Ok(db)
 }
 

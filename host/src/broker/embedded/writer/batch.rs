@@ -22,38 +22,42 @@ impl Writer {
         let mut jobs = std::mem::take(&mut self.owed);
         jobs.append(&mut self.jobs);
         let due = self.due();
-        let Err(error) = self.commit(&mut jobs, &due) else {
+        let mut written = self.commit(&mut jobs, &due);
+        if written.is_err() && self.store.empty_log().is_ok() {
+            // A full disk, as a rule, and the log may have been what has filled it.
+            written = self.commit(&mut jobs, &due);
+        }
+        let Err(error) = written else {
             self.again = None;
+            self.follow(due);
             jobs.drain(..).for_each(answer);
             self.jobs = jobs;
-            return self.follow(due);
+            return;
         };
-        // A full disk, as a rule. What would make it fuller is refused; the rest may still find a place.
+        // What would make it fuller is refused; the rest may still find a place.
         let refusal = self.trouble(&error);
-        let refused: Vec<_> = jobs.extract_if(.., |job| matches!(job, Job::Publish(_))).collect();
-        for job in refused {
+        for job in jobs.extract_if(.., |job| matches!(job, Job::Publish(_))) {
             if let Job::Publish(publish) = job {
                 let _ = publish.reply.send(Err(refusal.clone()));
             }
         }
-        match self.commit(&mut jobs, &due) {
-            Ok(()) => {
-                self.again = None;
-                jobs.into_iter().for_each(answer);
-            }
-            Err(error) => {
-                self.trouble(&error);
-                self.again = Some(Instant::now() + AGAIN);
-                // Only who acknowledges has to know that it is on disk.
-                for job in &mut jobs {
-                    if let Job::Note(note) = job {
-                        note.reply = None;
-                    }
-                }
-                self.owed = jobs;
-            }
-        }
+        let written = self.commit(&mut jobs, &due);
         self.follow(due);
+        if let Err(error) = written {
+            self.trouble(&error);
+            self.again = Some(Instant::now() + AGAIN);
+            // Only who acknowledges has to know that it is on disk.
+            for job in &mut jobs {
+                if let Job::Note(note) = job {
+                    note.reply = None;
+                }
+            }
+            // Before what has just been found to be known.
+            self.owed.splice(..0, jobs);
+        } else {
+            self.again = None;
+            jobs.into_iter().for_each(answer);
+        }
     }
 
     fn commit(&mut self, jobs: &mut [Job], due: &Due) -> rusqlite::Result<()> {
@@ -92,6 +96,7 @@ impl Writer {
 
     fn publish(&mut self, publish: &mut Publish, now: i64) -> rusqlite::Result<()> {
         let Publish { address, options, message, headers, .. } = publish;
+        publish.outcome = Ok(());
         let channel = self.channel(address)?;
         let retained = -channel.id;
         // Whoever has most to do; without anybody, what waits for the first.

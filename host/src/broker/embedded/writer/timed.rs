@@ -20,10 +20,12 @@ impl Writer {
         while due.entries.len() < super::JOBS
             && let Some(subscription) = self.index.pop_due(now)
         {
-            due.subscriptions.push(subscription);
             match self.store.due(subscription, now) {
-                Ok(keys) => due.entries.extend(keys.into_iter().map(|key| (subscription, key))),
-                Err(error) => _ = self.trouble(&error),
+                Ok(keys) => {
+                    due.subscriptions.push(subscription);
+                    due.entries.extend(keys.into_iter().map(|key| (subscription, key)));
+                }
+                Err(error) => self.look_later(subscription, &error),
             }
         }
         due
@@ -64,11 +66,14 @@ impl Writer {
             match self.store.next_due(subscription) {
                 Ok(Some(at)) => self.index.look_at(subscription, at),
                 Ok(None) => {}
-                Err(error) => {
-                    self.trouble(&error);
-                    self.index.look_at(subscription, stamp(now()) + 1000);
-                }
+                Err(error) => self.look_later(subscription, &error),
             }
         }
+    }
+
+    /// What is damaged is looked at again, but not all the time.
+    fn look_later(&mut self, subscription: i64, error: &rusqlite::Error) {
+        self.trouble(error);
+        self.index.look_at(subscription, stamp(now()) + 1000);
     }
 }
