@@ -196,6 +196,7 @@ impl Running {
         // What was delivered is still to be acknowledged.
         let deliveries = &mut self.deliveries;
         self.control.handle.block_on(async { drop(tokio::time::timeout(patience, deliveries).await) });
+        self.node.snapshot().messages.brokers.values().for_each(|broker| broker.client.close());
         if let Some(exports) = self.exports.take() {
             let telemetry = Telemetry::clone(&self.node.telemetry);
             self.control.handle.block_on(telemetry.finish(exports, Duration::from_secs(2)));

@@ -5,8 +5,8 @@
 //! by policies and the host (`message/`), the same for all of them. `tests/src/broker_laws.rs` says what all have to do.
 
 pub mod amqp;
-mod link;
 pub mod embedded;
+mod link;
 pub mod message;
 pub mod nats;
 pub mod open;
@@ -34,8 +34,16 @@ pub trait Broker: Debug + Send + Sync {
     /// What waits for a subscription.
     async fn backlog(&self, what: &Consumption) -> Result<Backlog, BrokerError>;
 
+    /// Whether a channel can be had like this at all, asked when a configuration is taken up.
+    fn check(&self, _to: &Destination) -> Result<(), BrokerError> {
+        Ok(())
+    }
+
     /// Why it cannot be reached, if that is so.
     fn trouble(&self) -> Option<String>;
+
+    /// Ends it, and waits until what it was given is kept. For where another process is to have its place.
+    fn close(&self) {}
 }
 
 /// Messages as they come. Dropped, it gives back what was not acknowledged.
@@ -80,7 +88,7 @@ pub struct Destination {
     pub options: ChannelOptions,
 }
 
-/// What a channel asks of its broker. Brokers that have no such thing refuse it when they are opened.
+/// What a channel asks of its broker. What a broker does not have is refused with the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct ChannelOptions {
     /// Make what is missing at the broker: exchanges, queues, streams, topics.

@@ -26,7 +26,8 @@ pub fn embedded(directory: &Path) -> String {
 /// A broker with these keys, a channel, a consumer of it with more keys of its subscription, and a channel for dead letters
 /// whose messages can be pulled. Attempts follow each other quickly.
 pub fn setup(broker: &str, consumer: SocketAddr, channel: &str, subscription: &str) -> Setup {
-    let backoff = if subscription.contains("backoff") { "" } else { "backoff = { initial = \"10ms\", max = \"50ms\" }" };
+    let backoff =
+        if subscription.contains("backoff") { "" } else { "backoff = { initial = \"10ms\", max = \"50ms\" }" };
     Setup::new().service(CONSUMER, &[consumer]).toml(&format!(
         "[[broker]]\nname = \"events\"\n{broker}\n\
          [[channel]]\nname = \"{CHANNEL}\"\nbroker = \"events\"\ndestination = \"weir/orders\"\n{channel}\n\
@@ -84,10 +85,7 @@ impl Consumer {
     }
 }
 
-fn behaviour(
-    seen: Arc<Mutex<Vec<Received>>>,
-    answer: impl Fn(&Received) -> u16 + Send + Sync + 'static,
-) -> Behaviour {
+fn behaviour(seen: Arc<Mutex<Vec<Received>>>, answer: impl Fn(&Received) -> u16 + Send + Sync + 'static) -> Behaviour {
     Behaviour::new(move |received| {
         seen.lock().unwrap_or_else(PoisonError::into_inner).push(received.clone());
         Answer::from(crate::upstream::Reply::new(answer(received)))

@@ -177,7 +177,8 @@ fn settled_messages() -> String {
     let started = Instant::now();
     loop {
         let [published, delivered, acked] =
-            [("publish", "confirmed"), ("delivery", "delivered"), ("delivery", "acked")].map(|(kind, event)| messages(kind, event));
+            [("publish", "confirmed"), ("delivery", "delivered"), ("delivery", "acked")]
+                .map(|(kind, event)| messages(kind, event));
         if acked == published || started.elapsed() > WITHIN {
             return format!(
                 "{published} orders published, {delivered} attempts to notify, of which 2 of 3 fail, {acked} notified"

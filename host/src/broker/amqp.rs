@@ -63,15 +63,14 @@ impl Amqp {
             runtime: runtime.clone(),
         })
     }
-
-    /// Whether a channel may ask for all this. Every publish and consumption checks it too.
-    pub fn check(destination: &Destination) -> Result<(), BrokerError> {
-        Place::of(destination).map(|_| ())
-    }
 }
 
 #[async_trait]
 impl Broker for Amqp {
+    fn check(&self, destination: &Destination) -> Result<(), BrokerError> {
+        Place::of(destination).map(|_| ())
+    }
+
     async fn publish(&self, to: &Destination, message: &Message) -> Result<(), BrokerError> {
         let place = Place::of(to)?;
         self.publishing.session()?.publish(to, &place, message).await

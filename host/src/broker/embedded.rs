@@ -138,6 +138,10 @@ impl Broker for Embedded {
         answer.await.map_err(|_| self.shared.lost())?
     }
 
+    fn close(&self) {
+        Self::close(self);
+    }
+
     fn trouble(&self) -> Option<String> {
         if self.shared.closed.load(Ordering::Acquire) {
             return Some(self.shared.closed().message);

@@ -44,15 +44,14 @@ impl Nats {
         let server = Server::new(name, url, credentials)?;
         Ok(Self { link: Link::open(server, runtime), runtime: runtime.clone() })
     }
-
-    /// Whether a channel may ask for all this. Every publish and consumption checks it too.
-    pub fn check(destination: &Destination) -> Result<(), BrokerError> {
-        stream::check(destination)
-    }
 }
 
 #[async_trait]
 impl Broker for Nats {
+    fn check(&self, destination: &Destination) -> Result<(), BrokerError> {
+        stream::check(destination)
+    }
+
     async fn publish(&self, to: &Destination, message: &Message) -> Result<(), BrokerError> {
         stream::check(to)?;
         self.link.session()?.publish(to, message).await

@@ -111,7 +111,9 @@ impl Request<'_> {
                 let answer = self.batch(&channel, &publisher, &parts, body).await;
                 answer.unwrap_or_else(|error| refused(self.worker, &publisher, &error).map(own))
             }
-            Asked::Next(subscription) => self.next(&subscription, &parts).await.unwrap_or_else(|error| self.refuse(&error)),
+            Asked::Next(subscription) => {
+                self.next(&subscription, &parts).await.unwrap_or_else(|error| self.refuse(&error))
+            }
             Asked::Settle(id, done) => self.settle(&id, done, &parts).await.unwrap_or_else(|error| self.refuse(&error)),
             Asked::Grpc => super::grpc::answer(&self, parts, body).await,
         }

@@ -117,15 +117,25 @@ impl Messages {
         let mut problem = |message: String| problems.push(Problem::new(file, config::Position::FILE, message));
         let mut this = Self::default();
         for broker in &config.brokers {
-            match before.brokers.get(&broker.name).filter(|known| known.config == *broker) {
-                Some(known) => drop(this.brokers.insert(broker.name.clone(), known.clone())),
-                None => match open(broker, &node.control) {
-                    Ok(client) => {
-                        let opened = OpenBroker { config: broker.clone(), client, service: service(node, broker) };
-                        this.brokers.insert(broker.name.clone(), Arc::new(opened));
-                    }
-                    Err(why) => problem(format!("broker {:?}: {why}", broker.name)),
-                },
+            // One that has another name now is the same all the same.
+            let is_same = |known: &&Arc<OpenBroker>| {
+                let named = config::Broker { name: broker.name.clone(), ..known.config.clone() };
+                named == *broker
+            };
+            let client = match before.brokers.values().find(is_same) {
+                Some(known) if known.config == *broker => {
+                    this.brokers.insert(broker.name.clone(), known.clone());
+                    continue;
+                }
+                Some(known) => Ok(known.client.clone()),
+                None => open(broker, &node.control),
+            };
+            match client {
+                Ok(client) => {
+                    let opened = OpenBroker { config: broker.clone(), client, service: service(node, broker) };
+                    this.brokers.insert(broker.name.clone(), Arc::new(opened));
+                }
+                Err(why) => problem(format!("broker {:?}: {why}", broker.name)),
             }
         }
         let chain = |name: &Option<String>| {
@@ -137,12 +147,16 @@ impl Messages {
             if let Some(what) = cannot(broker.config.kind, channel) {
                 problem(format!("channel {:?}: {what}", channel.name));
             }
+            let destination = Destination { address: channel.destination.clone(), options: options(channel) };
+            if let Err(error) = broker.client.check(&destination) {
+                problem(format!("channel {:?}: {error}", channel.name));
+            }
             let (id, _) = node.route_names.intern(&format!("publish {}", channel.name));
             let made = Channel {
                 id,
                 name: channel.name.as_str().into(),
                 broker: broker.clone(),
-                destination: Destination { address: channel.destination.clone(), options: options(channel) },
+                destination,
                 chain: chain(&channel.chain),
                 timeout: channel.timeout,
                 max_message: channel.max_message,
@@ -178,7 +192,10 @@ impl Messages {
                     dedup: subscription.dedup,
                 },
                 dead_letter,
-                taking: before.subscriptions.get(&subscription.name).map_or_else(Arc::default, |known| known.taking.clone()),
+                taking: before
+                    .subscriptions
+                    .get(&subscription.name)
+                    .map_or_else(Arc::default, |known| known.taking.clone()),
                 config: subscription.clone(),
                 metrics: OnceLock::new(),
             };

@@ -30,10 +30,11 @@ pub fn set_level(level: Level) {
     }
 }
 
-/// Libraries are held to warnings.
+/// Libraries are held to warnings. Clients of brokers are silent: what happens to a connection Weir tells itself, and they would
+/// tell what is in messages.
 fn filter_of(level: Level) -> EnvFilter {
     let others = if level == Level::Error { Level::Error } else { Level::Warn };
-    EnvFilter::new(format!("{},weir={}", others.as_str(), level.as_str()))
+    EnvFilter::new(format!("{},lapin=off,async_nats=off,weir={}", others.as_str(), level.as_str()))
 }
 
 /// The host's own log; lines still queued are written when it is dropped, if stderr takes them

@@ -44,15 +44,13 @@ async fn main() -> Result<()> {
     let name = options.name.clone();
     let (failures, unready) = (options.fails_messages, unavailable(&options.name));
     let deliveries: Mutex<HashMap<String, u32>> = Mutex::default();
-    let behaviour = Behaviour::new(move |request| {
-        match request.header("x-weir-message-id") {
-            Some(id) if fails(&deliveries, id, failures) => unready.clone().into(),
-            _ => answer(&name, address.port(), request),
-        }
+    let behaviour = Behaviour::new(move |request| match request.header("x-weir-message-id") {
+        Some(id) if fails(&deliveries, id, failures) => unready.clone().into(),
+        _ => answer(&name, address.port(), request),
     })
-        .fail_randomly(options.flaky, unavailable(&options.name))
-        .fail_randomly(options.resets, Answer::reset())
-        .delayed(Duration::from_millis(options.slow));
+    .fail_randomly(options.flaky, unavailable(&options.name))
+    .fail_randomly(options.resets, Answer::reset())
+    .delayed(Duration::from_millis(options.slow));
     let upstream = Upstream::listen(address, behaviour).await;
     let upstream = upstream.with_context(|| format!("{} cannot listen on {address}", options.name))?;
     println!("{} listens on {}", options.name, upstream.address());

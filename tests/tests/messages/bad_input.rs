@@ -22,7 +22,11 @@ async fn a_bad_publish_is_refused_by_its_kind() -> Result<()> {
         ("/v1/deliveries/nobody/ack", "", &[], 404, "no-delivery", "\"nobody\""),
     ] {
         let refused = post(node.address(), path, body.to_owned(), fields).await?;
-        assert_eq!((refused.status.as_u16(), refused.header("x-weir-error")), (status, Some(kind)), "{path}: {refused:?}");
+        assert_eq!(
+            (refused.status.as_u16(), refused.header("x-weir-error")),
+            (status, Some(kind)),
+            "{path}: {refused:?}"
+        );
         assert!(refused.json()?["message"].as_str().unwrap().contains(word), "{word}: {refused:?}");
     }
     let mut client = Client::http1(node.address()).await?;

@@ -37,7 +37,8 @@ async fn killed(broker: &str) -> Result<()> {
         let (address, _) = node.addresses().await?;
         // The moments are those of work.
         wait_for_confirmation(address).await?;
-        let publishers: Vec<_> = (0..4).map(|_| tokio::spawn(publisher(address, confirmed.clone(), next.clone()))).collect();
+        let publishers: Vec<_> =
+            (0..4).map(|_| tokio::spawn(publisher(address, confirmed.clone(), next.clone()))).collect();
         let moment = rand::random_range(1..120);
         tokio::time::sleep(Duration::from_millis(moment)).await;
         // `Process` kills it.
@@ -73,7 +74,9 @@ async fn publisher(node: SocketAddr, confirmed: Arc<Mutex<BTreeSet<String>>>, ne
         match publish(node, body.clone(), &[]).await {
             Ok(answer) if answer.status == 200 => drop(confirmed.lock().unwrap().insert(body)),
             // Where the broker is another process: it is not connected to yet, or its queue is not there yet.
-            Ok(answer) if [502, 503].contains(&answer.status.as_u16()) => tokio::time::sleep(Duration::from_millis(5)).await,
+            Ok(answer) if [502, 503].contains(&answer.status.as_u16()) => {
+                tokio::time::sleep(Duration::from_millis(5)).await
+            }
             Ok(answer) => panic!("{answer:?}"),
             Err(_) => return,
         }

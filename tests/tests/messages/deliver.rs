@@ -16,7 +16,9 @@ fn is(received: &Received, body: &str) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_delivery_is_tried_again_and_says_which_attempt_it_is() -> Result<()> {
     let failures = AtomicUsize::new(2);
-    let answer = move |_: &Received| match failures.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)) {
+    let answer = move |_: &Received| match failures
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
+    {
         Ok(_) => 500,
         Err(_) => 200,
     };
@@ -40,7 +42,8 @@ async fn a_poison_message_is_dead_lettered_with_its_reason_and_blocks_nothing() 
         (tempfile::tempdir()?, Consumer::start(|seen| if is(seen, "poison") { 500 } else { 200 }).await?);
     let keys = "max-attempts = 3\nbackoff = { initial = \"300ms\", max = \"300ms\" }";
     let node = setup(&embedded(directory.path()), consumer.address(), "", keys).start();
-    publish(node.address(), "poison", &[("idempotency-key", "p"), ("x-tenant", "a"), ("content-type", "text/plain")]).await?;
+    publish(node.address(), "poison", &[("idempotency-key", "p"), ("x-tenant", "a"), ("content-type", "text/plain")])
+        .await?;
     consumer.until(1).await;
     for number in 0..10 {
         publish(node.address(), number.to_string(), &[]).await?;
@@ -100,7 +103,9 @@ async fn what_a_consumer_missed_is_delivered_when_it_is_back_in_key_order() -> R
 async fn a_message_that_waits_for_its_next_attempt_holds_up_its_own_key_alone() -> Result<()> {
     let is_well = Arc::new(AtomicBool::new(false));
     let well = is_well.clone();
-    let answer = move |seen: &Received| if seen.header("x-weir-key") == Some("bad") && !well.load(Ordering::Relaxed) { 500 } else { 200 };
+    let answer = move |seen: &Received| {
+        if seen.header("x-weir-key") == Some("bad") && !well.load(Ordering::Relaxed) { 500 } else { 200 }
+    };
     let (directory, consumer) = (tempfile::tempdir()?, Consumer::start(answer).await?);
     let keys = "max-attempts = 1000\nordered = true\nbackoff = { initial = \"200ms\", max = \"200ms\" }";
     let node = setup(&embedded(directory.path()), consumer.address(), "", keys).start();
@@ -126,8 +131,11 @@ async fn a_message_that_waits_for_its_next_attempt_holds_up_its_own_key_alone() 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_that_does_not_answer_is_an_attempt_that_failed() -> Result<()> {
     let (directory, consumer) = (tempfile::tempdir()?, Consumer::start(|_| 200).await?);
-    let node = setup(&embedded(directory.path()), consumer.address(), "", "timeout = \"200ms\"\nmax-attempts = 2").start();
-    consumer.upstream.set(weir_tests::upstream::Answer::from(weir_tests::upstream::Reply::new(200)).after(Duration::from_secs(30)));
+    let node =
+        setup(&embedded(directory.path()), consumer.address(), "", "timeout = \"200ms\"\nmax-attempts = 2").start();
+    consumer
+        .upstream
+        .set(weir_tests::upstream::Answer::from(weir_tests::upstream::Reply::new(200)).after(Duration::from_secs(30)));
     publish(node.address(), "x", &[]).await?;
     let dead = next(node.address(), "dead").await?;
     let reason = dead.header("x-weir-dead-letter-reason").unwrap();
@@ -141,7 +149,9 @@ async fn a_consumer_that_does_not_answer_is_an_attempt_that_failed() -> Result<(
 async fn no_more_deliveries_are_in_progress_than_concurrency_allows() -> Result<()> {
     let (directory, consumer) = (tempfile::tempdir()?, Consumer::start(|_| 200).await?);
     let node = setup(&embedded(directory.path()), consumer.address(), "", "concurrency = 3").start();
-    consumer.upstream.set(weir_tests::upstream::Answer::from(weir_tests::upstream::Reply::new(200)).after(Duration::from_millis(300)));
+    consumer.upstream.set(
+        weir_tests::upstream::Answer::from(weir_tests::upstream::Reply::new(200)).after(Duration::from_millis(300)),
+    );
     for number in 0..12 {
         publish(node.address(), number.to_string(), &[]).await?;
     }
@@ -169,7 +179,9 @@ async fn an_open_breaker_costs_a_message_no_attempt() -> Result<()> {
     node.until("the breaker is open", async || {
         let page = node.page("/services").await;
         let services = page["services"].as_array().unwrap().clone();
-        services.iter().any(|service| service["name"] == "consumer" && service["endpoints"][0]["health"] == "breaker-open")
+        services
+            .iter()
+            .any(|service| service["name"] == "consumer" && service["endpoints"][0]["health"] == "breaker-open")
     })
     .await;
     let failed = consumer.seen().len();
@@ -227,6 +239,22 @@ async fn a_subscription_is_reloaded_without_a_message_lost_or_delivered_twice() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_broker_with_a_new_name_is_the_same_broker() -> Result<()> {
+    let (directory, consumer) = (tempfile::tempdir()?, Consumer::start(|_| 503).await?);
+    let node = setup(&embedded(directory.path()), consumer.address(), "", "max-attempts = 1000").start();
+    publish(node.address(), "x", &[]).await?;
+    consumer.until(1).await;
+    node.edit_live("\"events\"", "\"renamed\"").await;
+    consumer.answers(|_| 200);
+    node.until("it is delivered", async || {
+        node.metric("weir_messages_total{kind=\"delivery\",route=\"orders\",event=\"acked\"}").await >= Some(1.0)
+    })
+    .await;
+    assert_eq!(node.page("/channels").await["brokers"][0]["name"], "renamed");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_acknowledged_when_a_node_stops_is_delivered_by_the_next() -> Result<()> {
     let (directory, consumer) = (tempfile::tempdir()?, Consumer::start(|_| 500).await?);
     let setup = setup(&embedded(directory.path()), consumer.address(), "", "max-attempts = 1000\nconcurrency = 4");
@@ -240,7 +268,8 @@ async fn what_is_not_acknowledged_when_a_node_stops_is_delivered_by_the_next() -
     consumer.answers(|_| 200);
     let node = setup.start();
     let seen = consumer.until(before + 20).await;
-    let mut bodies: Vec<u32> = seen[before..].iter().map(|seen| std::str::from_utf8(&seen.body).unwrap().parse().unwrap()).collect();
+    let mut bodies: Vec<u32> =
+        seen[before..].iter().map(|seen| std::str::from_utf8(&seen.body).unwrap().parse().unwrap()).collect();
     bodies.sort_unstable();
     assert_eq!(bodies, (0..20).collect::<Vec<_>>());
     drop(node);

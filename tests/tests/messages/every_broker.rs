@@ -15,14 +15,14 @@ use weir_tests::weir::{Setup, Weir};
 
 /// A broker, and how a node reaches it.
 enum Broker {
-    Embedded(PathBuf, TempDir),
+    Embedded { directory: PathBuf, _all: TempDir },
     Server(&'static str, Box<Mutex<Server>>),
 }
 
 impl Broker {
     async fn embedded() -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
-        Self::Embedded(directory.path().join("events"), directory)
+        let all = tempfile::tempdir().expect("a directory");
+        Self::Embedded { directory: all.path().join("events"), _all: all }
     }
 
     async fn amqp() -> Self {
@@ -39,7 +39,7 @@ impl Broker {
 
     async fn keys(&self) -> String {
         match self {
-            Self::Embedded(directory, _) => embedded(directory),
+            Self::Embedded { directory, .. } => embedded(directory),
             Self::Server(kind, server) => format!("kind = \"{kind}\"\nurl = \"{}\"", server.lock().await.url()),
         }
     }
@@ -84,7 +84,8 @@ impl Broker {
 async fn surely(node: &Weir, body: &str, key: &str) -> Result<()> {
     let until = Instant::now() + Duration::from_secs(90);
     loop {
-        let answer = publish(node.address(), body.to_owned(), &[("x-weir-key", key), ("idempotency-key", body)]).await?;
+        let answer =
+            publish(node.address(), body.to_owned(), &[("x-weir-key", key), ("idempotency-key", body)]).await?;
         if answer.status == 200 {
             return Ok(());
         }
@@ -166,7 +167,8 @@ async fn a_consumer_that_comes_back_gets_all_in_key_order(broker: &Broker) -> Re
     let before = consumer.seen().len();
     is_up.store(true, Ordering::Relaxed);
     let wanted: BTreeSet<String> = (0..60).map(|number| number.to_string()).collect();
-    let delivered = |seen: &[Received]| seen.iter().map(|seen| String::from_utf8_lossy(&seen.body).into_owned()).collect();
+    let delivered =
+        |seen: &[Received]| seen.iter().map(|seen| String::from_utf8_lossy(&seen.body).into_owned()).collect();
     let until = Instant::now() + Duration::from_secs(60);
     let seen = loop {
         let seen = consumer.seen().split_off(before);
@@ -256,4 +258,4 @@ macro_rules! over {
     )* };
 }
 
-over! { embedded amqp redis }
+over! { embedded amqp nats redis }

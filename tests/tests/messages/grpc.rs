@@ -70,14 +70,14 @@ async fn messages_are_pulled_and_settled() -> Result<()> {
     let (directory, consumer) = (tempfile::tempdir()?, Consumer::start(|_| 200).await?);
     let node = setup(&embedded(directory.path()), consumer.address(), "", "").start();
     let mut client = client(node.address()).await?;
-    let mut deliveries =
-        client.pull(PullRequest { subscription: DEAD.into() }).await?.into_inner();
+    let mut deliveries = client.pull(PullRequest { subscription: DEAD.into() }).await?.into_inner();
     for body in ["a", "b"] {
         client.publish(to(DEAD, body)).await?;
     }
     let first = deliveries.next().await.expect("a message")?;
     assert_eq!((&first.body[..], first.attempt, first.channel.as_str()), (&b"a"[..], 1, DEAD));
-    let settle = |delivery_id: &str, done| SettleRequest { delivery_id: delivery_id.into(), done, retry_after_seconds: 0 };
+    let settle =
+        |delivery_id: &str, done| SettleRequest { delivery_id: delivery_id.into(), done, retry_after_seconds: 0 };
     client.settle(settle(&first.delivery_id, false)).await?;
     let mut bodies = Vec::new();
     for _ in 0..2 {

@@ -91,14 +91,20 @@ async fn retry_decides_over_deliveries_and_what_it_gives_up_is_a_dead_letter() -
     assert_eq!((body.as_str(), consumer.seen().len()), ("transient", 3), "{reason}");
     assert!(reason.contains("503"), "{reason}");
     let records = node.records(3, |record| record["kind"] == "delivery" && record["route"] == "orders").await;
-    let did = |record: &Value| record["acted"].as_array().unwrap().iter().map(|acted| acted["did"].clone()).collect::<Vec<_>>();
+    let did = |record: &Value| {
+        record["acted"].as_array().unwrap().iter().map(|acted| acted["did"].clone()).collect::<Vec<_>>()
+    };
     assert_eq!(did(&records[0]), [json!("retry"), json!("will try again")]);
     assert_eq!(did(&records[2]), [json!("dead-letter"), json!("dead-lettered")]);
 
     consumer.answers(|_| 422);
     publish(node.address(), "wrong", &[]).await?;
     let (body, reason) = dead_letter(node.address()).await?;
-    assert_eq!((body.as_str(), consumer.seen().len()), ("wrong", 4), "one attempt at what will never be right: {reason}");
+    assert_eq!(
+        (body.as_str(), consumer.seen().len()),
+        ("wrong", 4),
+        "one attempt at what will never be right: {reason}"
+    );
     Ok(())
 }
 
@@ -125,7 +131,8 @@ async fn a_breaker_opens_over_a_broker_that_is_away() -> Result<()> {
 async fn transform_edits_bodies_on_their_way() -> Result<()> {
     let (directory, consumer) = (tempfile::tempdir()?, Consumer::start(|_| 200).await?);
     let transform = "{ set = { \"/customer/tier\" = \"gold\" }, remove = [\"/card\"] }";
-    let node = through(directory.path(), &consumer, "\"transform\"").policy("transform", "transform", transform).start();
+    let node =
+        through(directory.path(), &consumer, "\"transform\"").policy("transform", "transform", transform).start();
     publish(node.address(), r#"{"order":1,"card":"4111"}"#, &[("content-type", "application/json")]).await?;
     let seen = consumer.until(1).await.remove(0);
     assert_eq!(serde_json::from_slice::<Value>(&seen.body)?, json!({ "order": 1, "customer": { "tier": "gold" } }));

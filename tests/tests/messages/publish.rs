@@ -25,7 +25,10 @@ async fn a_confirmed_message_is_delivered_as_it_was_given() -> Result<()> {
     assert_eq!(confirmed.json()?, json!({ "channel": CHANNEL, "id": "order-1" }));
 
     let seen = consumer.until(1).await.remove(0);
-    assert_eq!((seen.method.as_str(), seen.target.as_str(), &seen.body[..]), ("POST", "/orders", &br#"{"order":1}"#[..]));
+    assert_eq!(
+        (seen.method.as_str(), seen.target.as_str(), &seen.body[..]),
+        ("POST", "/orders", &br#"{"order":1}"#[..])
+    );
     for (name, value) in [
         ("content-type", "application/json"),
         ("x-weir-message-id", "order-1"),
@@ -38,7 +41,11 @@ async fn a_confirmed_message_is_delivered_as_it_was_given() -> Result<()> {
         assert_eq!(seen.header(name), Some(value), "{name}");
     }
     assert_eq!(seen.headers_named("x-tenant"), ["a", "b"]);
-    assert_eq!((seen.header("cookie"), seen.header("authorization")), (None, None), "what is the publisher's stays his");
+    assert_eq!(
+        (seen.header("cookie"), seen.header("authorization")),
+        (None, None),
+        "what is the publisher's stays his"
+    );
     Ok(())
 }
 
@@ -84,14 +91,19 @@ async fn each_message_of_a_batch_has_its_own_result() -> Result<()> {
     assert_eq!((&find("a").body[..], find("a").header("x-tenant")), (&br#"{"n":1}"#[..], Some("t")));
     assert_eq!((&find("b").body[..], find("b").header("content-type")), (&[0, 1, 2][..], Some("image/x")));
 
-    let mixed = json!([{ "id": "c", "data": 1 }, { "id": "d", "data": "x".repeat(200) }, { "id": "e", "priority": 12 }]);
+    let mixed =
+        json!([{ "id": "c", "data": 1 }, { "id": "d", "data": "x".repeat(200) }, { "id": "e", "priority": 12 }]);
     let answer = post(node.address(), &path, mixed.to_string(), &[]).await?;
     assert_eq!((answer.status.as_u16(), answer.header("x-weir-error")), (413, Some("too-large")), "{answer:?}");
     let statuses: Vec<Value> =
         answer.json()?["results"].as_array().unwrap().iter().map(|result| result["status"].clone()).collect();
     assert_eq!(statuses, [200, 413, 400]);
     let seen = consumer.until(3).await;
-    assert_eq!(seen[2].header("x-weir-message-id"), Some("c"), "what was confirmed is delivered, whatever its neighbours");
+    assert_eq!(
+        seen[2].header("x-weir-message-id"),
+        Some("c"),
+        "what was confirmed is delivered, whatever its neighbours"
+    );
 
     let events = json!([
         { "specversion": "1.0", "id": "1", "source": "/s", "type": "t", "data": 1 },
@@ -133,7 +145,8 @@ async fn priority_time_to_live_and_delay_are_kept() -> Result<()> {
 async fn a_host_that_a_route_names_keeps_its_paths() -> Result<()> {
     let (directory, consumer) = (tempfile::tempdir()?, Consumer::start(|_| 200).await?);
     let service = Upstream::start(Behaviour::echo()).await?;
-    let node = setup(&embedded(directory.path()), consumer.address(), "", "").service("shop", &[service.address()]).start();
+    let node =
+        setup(&embedded(directory.path()), consumer.address(), "", "").service("shop", &[service.address()]).start();
     let own = fetch(node.address(), "shop", "/v1/publish/orders").await?;
     assert_eq!(own.json()?["target"], "/v1/publish/orders", "the service's own");
     assert_eq!(consumer.seen().len(), 0);
@@ -151,21 +164,16 @@ async fn every_publish_and_every_delivery_leaves_one_record() -> Result<()> {
     let deliveries = node.records(1, |record| record["kind"] == "delivery").await;
     assert_eq!((publishes.len(), deliveries.len()), (2, 1));
     let of = |record: &Value, names: &[&str]| names.iter().map(|name| record[name].clone()).collect::<Vec<_>>();
-    assert_eq!(of(&publishes[0], &["id", "route", "service", "outcome", "status"]), [
-        json!("r-1"),
-        json!(CHANNEL),
-        json!("broker events"),
-        json!("ok"),
-        json!(200)
-    ]);
+    assert_eq!(
+        of(&publishes[0], &["id", "route", "service", "outcome", "status"]),
+        [json!("r-1"), json!(CHANNEL), json!("broker events"), json!("ok"), json!(200)]
+    );
     assert_eq!(publishes[0]["attributes"]["message-id"], "m-1");
     assert_eq!(of(&publishes[1], &["error", "status"]), [json!("no-channel"), json!(404)]);
-    assert_eq!(of(&deliveries[0], &["route", "service", "outcome", "status"]), [
-        json!(CHANNEL),
-        json!("consumer"),
-        json!("ok"),
-        json!(200)
-    ]);
+    assert_eq!(
+        of(&deliveries[0], &["route", "service", "outcome", "status"]),
+        [json!(CHANNEL), json!("consumer"), json!("ok"), json!(200)]
+    );
     let metric = async |event: &str, kind: &str| {
         node.metric(&format!("weir_messages_total{{kind=\"{kind}\",route=\"orders\",event=\"{event}\"}}")).await
     };
@@ -173,6 +181,10 @@ async fn every_publish_and_every_delivery_leaves_one_record() -> Result<()> {
     assert_eq!(metric("delivered", "delivery").await, Some(1.0));
     node.until("it is acknowledged", async || metric("acked", "delivery").await == Some(1.0)).await;
     let page = node.page("/channels").await;
-    assert_eq!((&page["brokers"][0]["state"], &page["subscriptions"][1]["backlog"]), (&json!("ok"), &json!(0)), "{page}");
+    assert_eq!(
+        (&page["brokers"][0]["state"], &page["subscriptions"][1]["backlog"]),
+        (&json!("ok"), &json!(0)),
+        "{page}"
+    );
     Ok(())
 }

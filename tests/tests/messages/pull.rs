@@ -21,7 +21,8 @@ async fn a_message_is_handed_out_until_it_is_acknowledged() -> Result<()> {
     let node = &node;
     let empty = post(node.address(), "/v1/subscriptions/workers/next", "", &[]).await?;
     assert_eq!(empty.status, 405, "it is asked for with GET");
-    post(node.address(), "/v1/publish/jobs", "one", &[("idempotency-key", "1"), ("content-type", "text/plain")]).await?;
+    post(node.address(), "/v1/publish/jobs", "one", &[("idempotency-key", "1"), ("content-type", "text/plain")])
+        .await?;
 
     let first = next(node.address(), "workers").await?;
     assert_eq!((first.status.as_u16(), first.text().as_str(), first.header("x-weir-attempt")), (200, "one", Some("1")));

@@ -24,7 +24,9 @@ fn the_document_has_every_limit_with_its_default() {
 fn the_document_has_every_key() {
     let config = serde_json::to_value(read(EVERYTHING).unwrap()).unwrap();
     let tables = ["admin", "plugins", "node", "retry-budget", "log", "trace", "limits"].map(|name| &config[name]);
-    let of_lists = ["listener", "service", "route", "broker", "channel", "subscription"].iter().flat_map(|name| config[name].as_array().unwrap());
+    let of_lists = ["listener", "service", "route", "broker", "channel", "subscription"]
+        .iter()
+        .flat_map(|name| config[name].as_array().unwrap());
     let named = ["policy", "key"].iter().flat_map(|name| config[name].as_object().unwrap().values());
     for table in tables.into_iter().chain(of_lists).chain(named) {
         for key in table.as_object().expect("a table").keys() {
