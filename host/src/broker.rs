@@ -6,6 +6,7 @@
 
 pub mod amqp;
 pub mod embedded;
+pub mod kafka;
 mod link;
 pub mod message;
 pub mod nats;

@@ -3,6 +3,7 @@
 use super::Broker;
 use super::amqp::Amqp;
 use super::embedded::Embedded;
+use super::kafka::Kafka;
 use super::nats::Nats;
 use super::redis::Redis;
 use crate::config::{self, BrokerKind};
@@ -25,7 +26,7 @@ pub fn open(config: &config::Broker, control: &Handle) -> Result<Arc<dyn Broker>
         BrokerKind::Amqp => Arc::new(Amqp::open(name, url, credentials, control)?),
         BrokerKind::Nats => Arc::new(Nats::open(name, url, credentials, control)?),
         BrokerKind::Redis => Arc::new(Redis::open(name, url, credentials, control)?),
-        _ => return Err(format!("not yet")),
+        BrokerKind::Kafka => Arc::new(Kafka::open(name, url, credentials, control)?),
     })
 }
 

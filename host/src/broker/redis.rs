@@ -125,18 +125,19 @@ impl Broker for Redis {
         // As many as may be held, and one error.
         let (sender, messages) = mpsc::channel(prefetch + 1);
         let (stop, stopped) = oneshot::channel();
+        let held = Arc::new(Held::default());
         let reader = Reader {
             link: Arc::clone(&self.link),
             place: Arc::clone(&place),
             left: Arc::clone(&self.left),
-            held: Arc::new(Held::default()),
+            held: Arc::clone(&held),
             prefetch,
             messages: sender,
         };
         // Ends soon after the source is dropped: it still has to give back what it holds.
         self.runtime.spawn(reader.run(connection, client, stopped));
         let left = Arc::clone(&self.left);
-        Ok(Box::new(RedisSource { messages, place, left, _used: self.streams.uses(&what.from), _stop: stop }))
+        Ok(Box::new(RedisSource { messages, held, place, left, _used: self.streams.uses(&what.from), _stop: stop }))
     }
 
     async fn backlog(&self, what: &Consumption) -> Result<Backlog, BrokerError> {
@@ -170,6 +171,7 @@ impl fmt::Debug for Redis {
 
 struct RedisSource {
     messages: mpsc::Receiver<Result<Taken, BrokerError>>,
+    held: Arc<Held>,
     place: Arc<Place>,
     left: Arc<Left>,
     _used: Arc<Used>,
@@ -179,8 +181,14 @@ struct RedisSource {
 #[async_trait]
 impl Source for RedisSource {
     async fn next(&mut self) -> Result<Taken, BrokerError> {
-        let ended = || Err(BrokerError::new(BrokerFailure::Lost, "the source has ended"));
-        self.messages.recv().await.unwrap_or_else(ended)
+        loop {
+            match self.messages.recv().await {
+                None => return Err(BrokerError::new(BrokerFailure::Lost, "the source has ended")),
+                // It comes again, from the source after this one.
+                Some(Ok(_)) if self.held.is_over() => {}
+                Some(next) => return next,
+            }
+        }
     }
 }
 

@@ -47,6 +47,7 @@ impl Reader {
             Err(error) => {
                 // Before anybody hears of it: whoever consumes next wants these messages first.
                 self.left.push(Arc::clone(&self.place));
+                self.held.end();
                 let _ = self.messages.try_send(Err(self.link.error(&error)));
             }
         }

@@ -23,6 +23,8 @@ struct Messages {
     all: HashSet<String>,
     /// Those whose receipt was dropped without a word, until the source says so.
     forgotten: Vec<String>,
+    /// The source has ended: the server hands all of them out again.
+    is_over: bool,
 }
 
 impl Held {
@@ -47,6 +49,14 @@ impl Held {
     fn forget(&self, id: String) {
         self.lock().forgotten.push(id);
         self.changed.notify_one();
+    }
+
+    pub fn end(&self) {
+        self.lock().is_over = true;
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.lock().is_over
     }
 
     /// Those that were forgotten, which are not held any more.
