@@ -14,11 +14,13 @@ pub mod draft;
 pub mod grpc;
 mod head;
 pub mod http;
+mod post;
 pub mod publish;
 mod queue;
 pub mod runner;
 mod settle;
 pub mod supervise;
+mod work;
 
 use crate::attempt::{self, Endpoints};
 use crate::call::own::Refusal;

@@ -8,6 +8,7 @@ pub mod client;
 pub mod frames;
 pub mod fuzz;
 pub mod guests;
+pub mod kafka_mock;
 pub mod keys;
 pub mod messages;
 pub mod peers;

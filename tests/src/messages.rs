@@ -1,5 +1,8 @@
 //! Messages through a whole node: what publishes, and a consumer that remembers.
 
+pub mod measure;
+pub mod options;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,12 +29,14 @@ pub fn embedded(directory: &Path) -> String {
 /// A broker with these keys, a channel, a consumer of it with more keys of its subscription, and a channel for dead letters
 /// whose messages can be pulled. Attempts follow each other quickly.
 pub fn setup(broker: &str, consumer: SocketAddr, channel: &str, subscription: &str) -> Setup {
+    // An exchange and a routing key, where there are such.
+    let dot = if broker.contains("\"amqp\"") { '/' } else { '.' };
     let backoff =
         if subscription.contains("backoff") { "" } else { "backoff = { initial = \"10ms\", max = \"50ms\" }" };
     Setup::new().service(CONSUMER, &[consumer]).toml(&format!(
         "[[broker]]\nname = \"events\"\n{broker}\n\
-         [[channel]]\nname = \"{CHANNEL}\"\nbroker = \"events\"\ndestination = \"weir/orders\"\n{channel}\n\
-         [[channel]]\nname = \"{DEAD}\"\nbroker = \"events\"\ndestination = \"weir/dead\"\n\
+         [[channel]]\nname = \"{CHANNEL}\"\nbroker = \"events\"\ndestination = \"weir{dot}orders\"\n{channel}\n\
+         [[channel]]\nname = \"{DEAD}\"\nbroker = \"events\"\ndestination = \"weir{dot}dead\"\n\
          [[subscription]]\nchannel = \"{CHANNEL}\"\nservice = \"{CONSUMER}\"\npath = \"/orders\"\n{backoff}\n\
          dead-letter = \"{DEAD}\"\n{subscription}\n\
          [[subscription]]\nchannel = \"{DEAD}\"\n"

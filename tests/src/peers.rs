@@ -5,7 +5,7 @@
 //! proxies have another to themselves.
 
 mod endpoints;
-mod figures;
+pub(crate) mod figures;
 pub mod floor;
 mod lineup;
 mod load;

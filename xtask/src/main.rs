@@ -6,6 +6,7 @@ mod ci;
 mod count;
 mod demo;
 mod fuzz;
+mod messages;
 mod micro;
 mod packages;
 mod scale;
@@ -60,6 +61,9 @@ enum Command {
     },
     /// Measure the release binary with 10 000 services: time to load, time to change one endpoint, memory of each thing
     Scale(scale::Options),
+    /// Measure the release binary's embedded broker beside RabbitMQ, NATS and Redis: messages a second, and how long they are on
+    /// their way
+    Messages(messages::Options),
     /// Swap plugins and configuration of the release binary a thousand times under load; prints the figures, fails if
     /// an exchange notices
     Soak(soak::Options),
@@ -97,6 +101,7 @@ fn run(command: Command) -> Result<()> {
         Command::Demo { duration } => demo::run(&workspace, duration),
         Command::Fuzz { targets, duration, seed } => fuzz::run(&workspace, &targets, duration, seed),
         Command::Scale(options) => scale::run(&workspace, &options),
+        Command::Messages(options) => messages::run(&workspace, &options),
         Command::Soak(options) => soak::run(&workspace, &options),
         Command::Bench(options) => bench::run(&workspace, &options),
         Command::Micro { arguments } => micro::run(&workspace, &arguments),

@@ -5,6 +5,14 @@ use std::process::Command;
 
 use anyhow::{Result, bail, ensure};
 
+/// The message brokers that tests start, one in a line.
+const SERVERS: &str = include_str!("../../tests/servers.txt");
+
+/// Sees to it that the message brokers are there that tests start.
+pub fn servers() -> Result<()> {
+    install(&SERVERS.lines().collect::<Vec<_>>(), "Tests start these servers, and nothing goes without")
+}
+
 /// Sees to it that all of these are there. `why` says what they are needed for.
 pub fn install(programs: &[&str], why: &str) -> Result<()> {
     let missing = missing(programs);

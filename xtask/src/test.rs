@@ -9,14 +9,11 @@ use anyhow::{Context, Result, bail};
 use crate::cargo::Workspace;
 use crate::{packages, wasm};
 
-/// The message brokers that tests start, one in a line.
-const SERVERS: &str = include_str!("../../tests/servers.txt");
-
 pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     let started = Instant::now();
     // Tests of single crates go without, or say what they lack.
     if !selects_packages(arguments) {
-        packages::install(&SERVERS.lines().collect::<Vec<_>>(), "Tests start these servers, and nothing goes without")?;
+        packages::servers()?;
     }
     wasm::build_all(workspace)?;
     // Tests drive these programs too; built with the same packages selected, they share everything with the tests.

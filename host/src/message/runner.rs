@@ -4,9 +4,10 @@
 //! It holds no place among deliveries meanwhile, so that one bad message keeps nobody up. What is held is bounded by
 //! `prefetch`: at that, nothing more is taken from the broker, which is what slows publishers down in the end.
 
-use super::deliver::{Delivered, Order, Pulled, Verdict, deliver};
+use super::deliver::Pulled;
 use super::queue::{Keyed, Queue};
-use super::settle::{Held, dead_letter};
+use super::settle::Held;
+use super::work::{Finished, KEEP, Work};
 use crate::broker::{BrokerError, Source, Taken};
 use crate::node::Node;
 use crate::snapshot::messages::Subscription;
@@ -17,8 +18,6 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
-/// How often the broker is told that messages are still worked on. Well below any broker's patience.
-const KEEP: Duration = Duration::from_secs(5);
 /// The waits between attempts to take from a broker that fails: the first and the longest.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// Messages whose attempts, and those whose ids are remembered, in memory.
@@ -28,9 +27,6 @@ pub const MAX_PULLERS: usize = 1024;
 
 /// A consumer that has come for a message.
 pub type Puller = oneshot::Sender<Pulled>;
-
-/// Told when what a consumer said of a message is settled.
-type Done = oneshot::Sender<()>;
 
 /// What a runner is told from outside.
 pub struct Orders {
@@ -56,15 +52,6 @@ pub struct Runner {
     attempts: HashMap<String, u32>,
     /// Until when a message with that id would be the same again.
     acked: HashMap<String, Instant>,
-}
-
-/// What is left of a message that was worked on.
-struct Finished {
-    key: Option<String>,
-    id: String,
-    /// It is not done, and due again then.
-    again: Option<(Held, Instant)>,
-    acked: bool,
 }
 
 /// Why a round of taking messages has ended.
@@ -275,113 +262,4 @@ async fn sleep_until(due: Option<Instant>) {
 /// Returns when there is nothing more to do.
 async fn stopped(orders: &mut Orders) {
     while orders.subscription.changed().await.is_ok() {}
-}
-
-/// What it takes to work on one message.
-struct Work {
-    node: Arc<Node>,
-    subscription: Arc<Subscription>,
-    metrics: MessageMetrics,
-}
-
-impl Work {
-    /// One attempt, and what follows from it.
-    async fn deliver(&self, mut held: Held, taker: Option<Puller>) -> Finished {
-        let order = Order {
-            subscription: self.subscription.name.clone(),
-            message: held.message.clone(),
-            attempts: held.attempts,
-            avoid: held.avoid,
-            taker,
-        };
-        let delivered = self.node.errands.run(move |worker| deliver(worker, order));
-        let mut delivered = std::pin::pin!(delivered);
-        let delivered = loop {
-            tokio::select! {
-                delivered = &mut delivered => break delivered,
-                () = tokio::time::sleep(KEEP) => held.receipt.keep().await,
-            }
-        };
-        let left = || Verdict::Again { after: None, counts: false, avoid: None, why: "the worker has ended".into() };
-        let Delivered { verdict, done } = delivered.unwrap_or_else(|| Delivered { verdict: left(), done: None });
-        match verdict {
-            Verdict::Ack => self.ack(held, done).await,
-            Verdict::Dead(reason) => {
-                held.attempts += 1;
-                held.dead = Some(reason);
-                self.give_up(held, done).await
-            }
-            Verdict::Again { after, counts, avoid, .. } => {
-                held.attempts += u32::from(counts);
-                held.avoid = avoid;
-                let after = after.unwrap_or_else(|| self.backoff(held.attempts));
-                if counts {
-                    self.metrics.count(Event::Retried);
-                    held.receipt.failed(held.attempts, SystemTime::now() + after).await;
-                }
-                let _ = done.map(|done| done.send(()));
-                held.again_after(after)
-            }
-        }
-    }
-
-    /// The message is done with.
-    async fn ack(&self, held: Held, done: Option<Done>) -> Finished {
-        let (key, id) = (held.key().map(str::to_owned), held.message.id.clone());
-        let acked = held.receipt.ack().await;
-        match &acked {
-            Ok(()) => {
-                self.metrics.count(Event::Acked);
-                let _ = done.map(|done| done.send(()));
-            }
-            // It will come again.
-            Err(error) => tracing::debug!(subscription = &*self.subscription.name, id, "not acknowledged: {error}"),
-        }
-        // Also where the broker does not know: it was delivered, and is remembered as such.
-        Finished { key, id, again: None, acked: true }
-    }
-
-    /// Puts the message where dead letters go, and is done with it.
-    async fn give_up(&self, held: Held, done: Option<Done>) -> Finished {
-        let reason = held.dead.as_deref().unwrap_or_default();
-        let Some(to) = &self.subscription.dead_letter else {
-            tracing::warn!(subscription = &*self.subscription.name, id = held.message.id, reason, "message dropped");
-            self.metrics.count(Event::Dropped);
-            return self.ack(held, done).await;
-        };
-        let letter = dead_letter(&held, &self.subscription);
-        match to.broker.client.publish(&to.destination, &letter).await {
-            Ok(()) => {
-                let name = &*self.subscription.name;
-                tracing::warn!(
-                    subscription = name,
-                    id = held.message.id,
-                    to = to.name,
-                    reason,
-                    "message dead-lettered"
-                );
-                self.metrics.count(Event::DeadLettered);
-                self.ack(held, done).await
-            }
-            Err(error) => {
-                let name = &*self.subscription.name;
-                tracing::error!(subscription = name, id = held.message.id, to = to.name, "cannot dead-letter: {error}");
-                held.again_after(Duration::from_secs(1))
-            }
-        }
-    }
-
-    /// The wait before the next attempt where no policy says: doubled each time, and half of it by chance.
-    fn backoff(&self, attempts: u32) -> Duration {
-        let backoff = self.subscription.config.backoff;
-        let doubled = backoff.initial.saturating_mul(1 << attempts.saturating_sub(1).min(20)).min(backoff.max);
-        rand::random_range(doubled / 2..=doubled)
-    }
-}
-
-impl Held {
-    fn again_after(self, after: Duration) -> Finished {
-        let due = Instant::now() + after;
-        Finished { key: None, id: self.message.id.clone(), again: Some((self, due)), acked: false }
-    }
 }

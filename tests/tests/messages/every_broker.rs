@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::sync::Mutex;
+use weir_tests::kafka_mock::KafkaMock;
 use weir_tests::messages::{CHANNEL, Consumer, DEAD, embedded, next, publish, settle, setup};
 use weir_tests::servers::{Nats, RabbitMq, Redis, Server};
 use weir_tests::upstream::Received;
@@ -17,6 +18,7 @@ use weir_tests::weir::{Setup, Weir};
 enum Broker {
     Embedded { directory: PathBuf, _all: TempDir },
     Server(&'static str, Box<Mutex<Server>>),
+    Mock(KafkaMock),
 }
 
 impl Broker {
@@ -37,9 +39,17 @@ impl Broker {
         Self::Server("redis", Box::new(Mutex::new(Redis::start().await)))
     }
 
+    /// librdkafka's mock of a cluster, which cannot make topics when it is asked to.
+    async fn kafka() -> Self {
+        let mock = KafkaMock::start().await;
+        ["weir.orders", "weir.dead"].iter().for_each(|topic| mock.make(topic, 3));
+        Self::Mock(mock)
+    }
+
     async fn keys(&self) -> String {
         match self {
             Self::Embedded { directory, .. } => embedded(directory),
+            Self::Mock(mock) => format!("kind = \"kafka\"\nurl = \"{}\"", mock.url()),
             Self::Server(kind, server) => format!("kind = \"{kind}\"\nurl = \"{}\"", server.lock().await.url()),
         }
     }
@@ -71,11 +81,19 @@ impl Broker {
 
     /// The server dies, and is there again after a while. The embedded broker dies with its node only.
     async fn dies_for(&self, time: Duration) {
-        if let Self::Server(_, server) = self {
-            let mut server = server.lock().await;
-            server.kill();
-            tokio::time::sleep(time).await;
-            server.restart().await;
+        match self {
+            Self::Embedded { .. } => {}
+            Self::Server(_, server) => {
+                let mut server = server.lock().await;
+                server.kill();
+                tokio::time::sleep(time).await;
+                server.restart().await;
+            }
+            Self::Mock(mock) => {
+                mock.kill().await;
+                tokio::time::sleep(time).await;
+                mock.revive().await;
+            }
         }
     }
 }
@@ -258,4 +276,4 @@ macro_rules! over {
     )* };
 }
 
-over! { embedded amqp nats redis }
+over! { embedded amqp nats redis kafka }

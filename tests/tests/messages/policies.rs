@@ -30,7 +30,7 @@ async fn one_chain_signs_what_is_published_and_believes_only_that() -> Result<()
     let keys = format!(
         "[key.sign]\nalgorithm = \"RS256\"\nprivate = {{ file = {private:?} }}\n\
          [key.check]\nalgorithm = \"RS256\"\npublic = {{ file = {public:?} }}\n\
-         [[channel]]\nname = \"backdoor\"\nbroker = \"events\"\ndestination = \"weir/orders\""
+         [[channel]]\nname = \"backdoor\"\nbroker = \"events\"\ndestination = \"weir.orders\""
     );
     let verify = "{ key = \"check\", algorithms = [\"RS256\"], issuer = \"weir\", audience = \"orders\", callers = [\"shop\"], on = [\"delivery\"] }";
     let node = through(&directory.path().join("events"), &consumer, "\"mint\", \"verify\"")

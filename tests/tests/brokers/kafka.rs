@@ -1,14 +1,12 @@
 //! The laws of brokers over librdkafka's mock of a cluster, which speaks Kafka's protocol in this process, and what is
 //! Kafka's own.
 
-use rdkafka::mocking::MockCluster;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 use weir::broker::kafka::Kafka;
 use weir::broker::{Broker, BrokerFailure, ChannelOptions, Destination, Source};
@@ -16,40 +14,22 @@ use weir_tests::broker_laws::kit::{
     ack, ids, message, open, publish, publish_all, silence, subscription, take, take_ids, until,
 };
 use weir_tests::broker_laws::{Fixture, Has};
-
-/// The mock is no other thread's: it is asked to do things on its own.
-type Task = Box<dyn FnOnce(&MockCluster<'static, rdkafka::producer::DefaultProducerContext>) + Send>;
+use weir_tests::kafka_mock::KafkaMock;
 
 struct Cluster {
-    tasks: mpsc::Sender<Task>,
+    mock: KafkaMock,
     broker: Arc<Kafka>,
 }
 
 async fn cluster() -> Cluster {
-    let (tasks, todo) = mpsc::channel::<Task>();
-    let (sender, servers) = oneshot::channel();
-    std::thread::spawn(move || {
-        let mock = MockCluster::new(1).expect("a mock");
-        sender.send(mock.bootstrap_servers()).expect("somebody who asked");
-        todo.into_iter().for_each(|task| task(&mock));
-    });
-    let url = format!("kafka://{}", servers.await.expect("its address"));
-    let broker = Arc::new(Kafka::open("events", &url, None, &Handle::current()).expect("a broker"));
-    let cluster = Cluster { tasks, broker };
+    let mock = KafkaMock::start().await;
+    let broker = Arc::new(Kafka::open("events", &mock.url(), None, &Handle::current()).expect("a broker"));
+    let cluster = Cluster { mock, broker };
     cluster.connected().await;
     cluster
 }
 
 impl Cluster {
-    async fn mock<T: Send + 'static>(
-        &self,
-        task: impl FnOnce(&MockCluster<'static, rdkafka::producer::DefaultProducerContext>) -> T + Send + 'static,
-    ) -> T {
-        let (sender, done) = oneshot::channel();
-        self.tasks.send(Box::new(move |mock| _ = sender.send(task(mock)))).expect("the mock's thread");
-        done.await.expect("an answer")
-    }
-
     async fn connected(&self) {
         let up = async {
             while self.broker.trouble().is_some() {
@@ -62,9 +42,7 @@ impl Cluster {
     fn with_partitions(&self, name: &str, partitions: i32) -> Destination {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let address = format!("{name}-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
-        let topic = address.clone();
-        let make: Task = Box::new(move |mock| mock.create_topic(&topic, partitions, 1).expect("a topic"));
-        self.tasks.send(make).expect("the mock's thread");
+        self.mock.make(&address, partitions);
         Destination { address, options: ChannelOptions { declare: true, ..ChannelOptions::default() } }
     }
 }
@@ -94,7 +72,7 @@ impl Fixture for Cluster {
 
     /// Until it is noticed: an acknowledgement on its way meanwhile waits in librdkafka, and is heard when the mock is up.
     async fn kill(&self) {
-        self.mock(|mock| mock.broker_down(-1)).await.expect("it is down");
+        self.mock.kill().await;
         let noticed = async {
             while self.broker.trouble().is_none() {
                 sleep(Duration::from_millis(10)).await;
@@ -104,7 +82,7 @@ impl Fixture for Cluster {
     }
 
     async fn start(&self) {
-        self.mock(|mock| mock.broker_up(-1)).await.expect("it is up");
+        self.mock.revive().await;
         self.connected().await;
     }
 }
@@ -210,7 +188,8 @@ async fn what_a_cluster_gets_over_is_nobodys_trouble() {
     let mut source = open(&*cluster.broker, &what).await;
     publish(&*cluster.broker, &to, &message("first")).await;
     cluster
-        .mock(|mock| {
+        .mock
+        .ask(|mock| {
             let produce = [RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION, RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS];
             mock.request_errors(RDKafkaApiKey::Produce, &produce);
             let commit = [RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS; 2];
@@ -231,7 +210,7 @@ async fn what_a_cluster_does_not_take_is_told() {
     let to = cluster.destination("large");
     publish(&*cluster.broker, &to, &message("small")).await;
     let too_large = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE];
-    cluster.mock(move |mock| mock.request_errors(RDKafkaApiKey::Produce, &too_large)).await;
+    cluster.mock.ask(move |mock| mock.request_errors(RDKafkaApiKey::Produce, &too_large)).await;
     let error = cluster.broker.publish(&to, &message("large")).await.expect_err("a refusal");
     assert_eq!(error.kind, BrokerFailure::TooLarge, "{error}");
     publish(&*cluster.broker, &to, &message("small again")).await;
