@@ -35,11 +35,6 @@ pub trait Broker: Debug + Send + Sync {
     /// What waits for a subscription.
     async fn backlog(&self, what: &Consumption) -> Result<Backlog, BrokerError>;
 
-    /// Whether a channel can be had like this at all, asked when a configuration is taken up.
-    fn check(&self, _to: &Destination) -> Result<(), BrokerError> {
-        Ok(())
-    }
-
     /// Why it cannot be reached, if that is so.
     fn trouble(&self) -> Option<String>;
 

@@ -65,12 +65,16 @@ impl Amqp {
     }
 }
 
+/// Whether a channel can be had like this.
+///
+/// # Errors
+/// What about it cannot.
+pub fn check(destination: &Destination) -> Result<(), BrokerError> {
+    Place::of(destination).map(|_| ())
+}
+
 #[async_trait]
 impl Broker for Amqp {
-    fn check(&self, destination: &Destination) -> Result<(), BrokerError> {
-        Place::of(destination).map(|_| ())
-    }
-
     async fn publish(&self, to: &Destination, message: &Message) -> Result<(), BrokerError> {
         let place = Place::of(to)?;
         self.publishing.session()?.publish(to, &place, message).await

@@ -198,6 +198,20 @@ impl Shared {
     }
 }
 
+/// Whether a channel can be had like this.
+///
+/// # Errors
+/// Its destination is no name of a topic.
+pub fn check(destination: &Destination) -> Result<(), BrokerError> {
+    let name = destination.address.as_str();
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if (1..=249).contains(&name.len()) && !matches!(name, "." | "..") && name.bytes().all(is_name) {
+        return Ok(());
+    }
+    let message = format!("{name:?} is no topic: 1 to 249 letters, digits, dots, underscores and hyphens");
+    Err(BrokerError::new(BrokerFailure::Refused, message))
+}
+
 #[async_trait]
 impl Broker for Kafka {
     async fn publish(&self, to: &Destination, message: &Message) -> Result<(), BrokerError> {

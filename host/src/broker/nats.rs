@@ -46,12 +46,16 @@ impl Nats {
     }
 }
 
+/// Whether a channel can be had like this.
+///
+/// # Errors
+/// What about it cannot.
+pub fn check(destination: &Destination) -> Result<(), BrokerError> {
+    stream::check(destination)
+}
+
 #[async_trait]
 impl Broker for Nats {
-    fn check(&self, destination: &Destination) -> Result<(), BrokerError> {
-        stream::check(destination)
-    }
-
     async fn publish(&self, to: &Destination, message: &Message) -> Result<(), BrokerError> {
         stream::check(to)?;
         self.link.session()?.publish(to, message).await

@@ -7,6 +7,8 @@ use humantime::format_duration;
 use serde::Serialize;
 
 use super::names::Kind;
+use super::positions::Positions;
+use super::problem::Position;
 use super::reader::{Fields, Value};
 use super::show;
 use super::values::{boolean, choice, integer, name, path, reference, size, string, table, timeout, url_path};
@@ -30,6 +32,20 @@ pub struct Broker {
     /// The file that holds the user's password, and nothing else but white space at its end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password_file: Option<PathBuf>,
+    #[serde(skip)]
+    positions: Positions,
+}
+
+impl Broker {
+    /// Whether it is the same message system, whatever it is called.
+    pub fn is(&self, other: &Self) -> bool {
+        Self { name: String::new(), ..self.clone() } == Self { name: String::new(), ..other.clone() }
+    }
+
+    /// Where a key is written, or the section.
+    pub fn position(&self, key: &str) -> Position {
+        self.positions.nearest(key)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -64,7 +80,9 @@ pub(super) fn broker(fields: &mut Fields<'_>) -> Option<Broker> {
         Some(_) => {}
         None => directory = fields.optional("directory", path),
     }
-    Some(Broker { name: name?, kind: kind?, directory, url: address, user, password_file })
+    let mut positions = Positions::default();
+    positions.note("/password-file", fields.at_key("password-file"));
+    Some(Broker { name: name?, kind: kind?, directory, url: address, user, password_file, positions })
 }
 
 fn url(value: &Value<'_>) -> Option<String> {
@@ -109,6 +127,15 @@ pub struct Channel {
     pub max_priority: u8,
     /// AMQP: queues that are replicated.
     pub quorum: bool,
+    #[serde(skip)]
+    positions: Positions,
+}
+
+impl Channel {
+    /// Where a key is written, or the section.
+    pub fn position(&self, key: &str) -> Position {
+        self.positions.nearest(key)
+    }
 }
 
 pub(super) fn channel(fields: &mut Fields<'_>) -> Option<Channel> {
@@ -124,6 +151,15 @@ pub(super) fn channel(fields: &mut Fields<'_>) -> Option<Channel> {
     let max_length = fields.optional("max-length", integer(1..=1_000_000_000));
     let max_priority = fields.or("max-priority", 0, integer(0..=9));
     let quorum = fields.or("quorum", false, boolean);
+    let mut positions = Positions::default();
+    for (pointer, key) in [
+        ("/destination", "destination"),
+        ("/max-length", "max-length"),
+        ("/max-priority", "max-priority"),
+        ("/quorum", "quorum"),
+    ] {
+        positions.note(pointer, fields.at_key(key));
+    }
     Some(Channel {
         name: name?,
         broker: broker?,
@@ -137,6 +173,7 @@ pub(super) fn channel(fields: &mut Fields<'_>) -> Option<Channel> {
         max_length,
         max_priority,
         quorum,
+        positions,
     })
 }
 
@@ -150,8 +187,9 @@ pub struct Subscription {
     /// Who is delivered to; `None`: consumers ask for messages themselves.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
-    /// Where deliveries are posted; begins with `/`.
-    pub path: String,
+    /// Where deliveries are posted; begins with `/`. Only with a service, and always there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
     /// Of deliveries; `None` is the channel's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chain: Option<String>,
@@ -207,10 +245,7 @@ pub(super) fn subscription(fields: &mut Fields<'_>) -> Option<Subscription> {
     let channel = fields.required("channel", reference(Kind::Channel));
     let given = fields.optional("name", name);
     let service = fields.optional("service", reference(Kind::Service));
-    let path = match service {
-        Some(_) => fields.required("path", url_path),
-        None => Some("/".to_owned()),
-    };
+    let path = service.as_ref().and_then(|_| fields.required("path", url_path));
     let name = given.or_else(|| channel.clone());
     if let Some(name) = &name {
         fields.reader.define(Kind::Subscription, name, fields.at_key("name"));
@@ -228,7 +263,7 @@ pub(super) fn subscription(fields: &mut Fields<'_>) -> Option<Subscription> {
         name: name?,
         channel: channel?,
         service,
-        path: path?,
+        path,
         chain,
         concurrency,
         prefetch,

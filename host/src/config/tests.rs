@@ -166,7 +166,7 @@ fn the_sample_is_a_configuration() {
     assert_eq!(config.admin.listen, SocketAddr::from(([127, 0, 0, 1], 9900)));
     assert_eq!(config.listeners[0].identity.as_deref(), Some("order-service"));
     let names: Vec<_> = config.services.iter().map(|service| service.name.as_str()).collect();
-    assert_eq!(names, ["user-service", "order-service", "payment-service"]);
+    assert_eq!(names, ["user-service", "order-service", "payment-service", "notification-service"]);
     assert_eq!(config.services[0].endpoints[0].weight, 2);
     assert_eq!(config.chains["default"], ["trace", "marker", "breaker", "retry", "balance"]);
     assert!(config.keys.values().all(|key| key.source.file().starts_with("keys")));

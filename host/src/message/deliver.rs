@@ -133,7 +133,7 @@ pub async fn deliver(worker: Rc<Worker>, order: Order) -> Delivered {
     // Nobody wants it later.
     let left = order.message.expires.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
     left.into_iter().for_each(|left| exchange.shorten(left));
-    let (name, path) = (exchange.service.name.clone(), subscription.config.path.clone());
+    let (name, path) = (exchange.service.name.clone(), subscription.path().to_owned());
     let view = View {
         path: &path,
         authority: &name,

@@ -29,7 +29,7 @@ impl Walk<'_> {
     ) -> Result<Request<RequestBody>, String> {
         let mut parts = Request::new(()).into_parts().0;
         parts.method = Method::POST;
-        parts.uri = subscription.config.path.parse().map_err(|error| format!("the path cannot be sent: {error}"))?;
+        parts.uri = subscription.path().parse().map_err(|error| format!("the path cannot be sent: {error}"))?;
         parts.headers = headers;
         parts.headers.insert(HOST, HeaderValue::from_str(self.view.authority).map_err(|error| error.to_string())?);
         let target = Target::of(&parts).map_err(|error| error.message)?;

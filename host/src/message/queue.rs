@@ -79,6 +79,11 @@ impl<T: Keyed> Queue<T> {
         self.ready.pop_front()
     }
 
+    /// Whether one may be delivered now, as far as was looked.
+    pub fn is_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
     /// When one is due, where none is ready.
     pub fn due(&self) -> Option<Instant> {
         self.waiting.first_key_value().map(|((due, _), _)| *due)

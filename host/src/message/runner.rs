@@ -15,7 +15,7 @@ use crate::telemetry::metrics::handles::{BacklogMetrics, Event, MessageMetrics};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 /// The waits between attempts to take from a broker that fails: the first and the longest.
@@ -45,8 +45,11 @@ pub struct Runner {
     queue: Queue<Held>,
     /// The number of the source that messages come from: receipts of those before are void.
     source: u64,
-    /// Deliveries in progress, and settlements with the broker.
+    /// Messages that are worked on, to their end.
     busy: JoinSet<Finished>,
+    /// For deliveries. What was delivered leaves its place before it is settled: a broker that is slow to hear of it holds up
+    /// nothing else.
+    places: Arc<Semaphore>,
     pullers: VecDeque<Puller>,
     /// Attempts at messages that failed, by their ids: a broker that gives one out again may not know.
     attempts: HashMap<String, u32>,
@@ -65,6 +68,7 @@ impl Runner {
         let metrics = subscription.metrics(&node.telemetry.metrics).1.clone();
         let backlog = node.telemetry.metrics.backlog(&subscription.name);
         let queue = Queue::new(subscription.config.ordered);
+        let places = places(&subscription);
         Self {
             node,
             subscription,
@@ -73,6 +77,7 @@ impl Runner {
             queue,
             source: 0,
             busy: JoinSet::new(),
+            places,
             pullers: VecDeque::new(),
             attempts: HashMap::new(),
             acked: HashMap::new(),
@@ -129,6 +134,7 @@ impl Runner {
             let has_room = held < self.subscription.consumption.prefetch as usize;
             // Where there is no place for it, it is not waited for.
             let due = self.queue.due().filter(|_| self.has_place());
+            let free = self.places.clone();
             tokio::select! {
                 taken = source.next(), if has_room => match taken {
                     Ok(taken) => self.admit(taken),
@@ -136,12 +142,16 @@ impl Runner {
                 },
                 Some(finished) = self.busy.join_next() => self.finished(finished.ok()),
                 () = sleep_until(due), if due.is_some() => {}
+                _ = free.acquire(), if self.queue.is_ready() && !self.subscription.is_pulled() => {}
                 puller = orders.pullers.recv(), if self.pullers.len() < MAX_PULLERS => match puller {
                     Some(puller) => self.pullers.push_back(puller),
                     None => return Ended::Stopped,
                 },
                 changed = orders.subscription.changed() => match changed {
-                    Ok(()) => self.subscription = orders.subscription.borrow_and_update().clone(),
+                    Ok(()) => {
+                        self.subscription = orders.subscription.borrow_and_update().clone();
+                        self.places = places(&self.subscription);
+                    }
                     Err(_) => return Ended::Stopped,
                 },
                 _ = keep.tick() => self.keep().await,
@@ -181,8 +191,11 @@ impl Runner {
                 }
                 None if held.dead.is_some() => drop(self.busy.spawn(async move { work.give_up(held, None).await })),
                 None => {
-                    let taker = if self.subscription.is_pulled() { self.pullers.pop_front() } else { None };
-                    self.busy.spawn(async move { work.deliver(held, taker).await });
+                    let (taker, place) = match self.subscription.is_pulled() {
+                        true => (self.pullers.pop_front(), None),
+                        false => (None, self.places.clone().try_acquire_owned().ok()),
+                    };
+                    self.busy.spawn(async move { work.deliver(held, taker, place).await });
                 }
             }
         }
@@ -192,7 +205,7 @@ impl Runner {
     fn has_place(&self) -> bool {
         match self.subscription.is_pulled() {
             true => !self.pullers.is_empty(),
-            false => self.busy.len() < self.subscription.config.concurrency as usize,
+            false => self.places.available_permits() > 0,
         }
     }
 
@@ -251,6 +264,10 @@ impl Runner {
         }
         drop(source);
     }
+}
+
+fn places(subscription: &Subscription) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(subscription.config.concurrency as usize))
 }
 
 async fn sleep_until(due: Option<Instant>) {

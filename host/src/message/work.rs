@@ -9,7 +9,7 @@ use crate::snapshot::messages::Subscription;
 use crate::telemetry::metrics::handles::{Event, MessageMetrics};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 /// How often the broker is told that messages are still worked on. Well below any broker's patience.
 pub const KEEP: Duration = Duration::from_secs(5);
@@ -34,7 +34,12 @@ pub struct Work {
 
 impl Work {
     /// One attempt, and what follows from it.
-    pub async fn deliver(&self, mut held: Held, taker: Option<Puller>) -> Finished {
+    pub async fn deliver(
+        &self,
+        mut held: Held,
+        taker: Option<Puller>,
+        place: Option<OwnedSemaphorePermit>,
+    ) -> Finished {
         let order = Order {
             subscription: self.subscription.name.clone(),
             message: held.message.clone(),
@@ -52,6 +57,7 @@ impl Work {
         };
         let left = || Verdict::Again { after: None, counts: false, avoid: None, why: "the worker has ended".into() };
         let Delivered { verdict, done } = delivered.unwrap_or_else(|| Delivered { verdict: left(), done: None });
+        drop(place);
         match verdict {
             Verdict::Ack => self.ack(held, done).await,
             Verdict::Dead(reason) => {

@@ -1,6 +1,6 @@
 //! From a configuration and plugins to a snapshot, or to all the problems there are.
 
-use super::messages::Messages;
+use super::messages::{self, Messages};
 use super::policies::{self, PolicyInput};
 use super::routes::RouteTable;
 use super::services::Changes;
@@ -33,9 +33,14 @@ pub struct Built {
 /// Touches nothing that exchanges can see: only [`publish`](Built::publish) changes services.
 ///
 /// # Errors
-/// Problems that leave nothing to publish: keys that cannot be read, routes that cannot be understood.
+/// Problems that leave nothing to publish: keys that cannot be read, routes that cannot be understood, channels that their
+/// brokers do not have.
 pub fn build(node: &Node, file: &Path, config: Arc<Config>, plugins: Plugins) -> Result<Built, Vec<Problem>> {
     let previous = node.snapshot();
+    let problems = messages::check(file, &config);
+    if !problems.is_empty() {
+        return Err(problems);
+    }
     let keys = keys(file, &config, &previous)?;
     let (mut unusable, mut refused) = (Vec::new(), Vec::new());
     let mut by_name = BTreeMap::new();

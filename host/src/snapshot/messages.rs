@@ -1,9 +1,9 @@
 //! The brokers, channels and subscriptions of a snapshot. Brokers stay open from one snapshot to the next where their
 //! configuration stays.
 
-use crate::broker::open::open;
+use crate::broker::open::{cannot, credentials, open};
 use crate::broker::{Broker, ChannelOptions, Consumption, Destination};
-use crate::config::{self, BrokerKind, Config, Problem, Protocol};
+use crate::config::{self, Config, Problem, Protocol};
 use crate::node::Node;
 use crate::service::{Service, ServiceOptions};
 use crate::telemetry::metrics::Metrics;
@@ -90,6 +90,11 @@ impl Subscription {
         self.config.service.is_none()
     }
 
+    /// Where deliveries are posted; what policies see of one that is asked for.
+    pub fn path(&self) -> &str {
+        self.config.path.as_deref().unwrap_or("/")
+    }
+
     pub fn is_taking(&self) -> bool {
         self.taking.load(Ordering::Relaxed)
     }
@@ -118,11 +123,7 @@ impl Messages {
         let mut this = Self::default();
         for broker in &config.brokers {
             // One that has another name now is the same all the same.
-            let is_same = |known: &&Arc<OpenBroker>| {
-                let named = config::Broker { name: broker.name.clone(), ..known.config.clone() };
-                named == *broker
-            };
-            let client = match before.brokers.values().find(is_same) {
+            let client = match before.brokers.values().find(|known| known.config.is(broker)) {
                 Some(known) if known.config == *broker => {
                     this.brokers.insert(broker.name.clone(), known.clone());
                     continue;
@@ -144,13 +145,7 @@ impl Messages {
         };
         for channel in &config.channels {
             let Some(broker) = this.brokers.get(&channel.broker) else { continue };
-            if let Some(what) = cannot(broker.config.kind, channel) {
-                problem(format!("channel {:?}: {what}", channel.name));
-            }
-            let destination = Destination { address: channel.destination.clone(), options: options(channel) };
-            if let Err(error) = broker.client.check(&destination) {
-                problem(format!("channel {:?}: {error}", channel.name));
-            }
+            let destination = destination(channel);
             let (id, _) = node.route_names.intern(&format!("publish {}", channel.name));
             let made = Channel {
                 id,
@@ -231,27 +226,24 @@ impl Messages {
     }
 }
 
-fn options(channel: &config::Channel) -> ChannelOptions {
-    let config::Channel { declare, ttl, retention, max_length, max_priority, quorum, .. } = *channel;
-    ChannelOptions { declare, ttl, retention, max_length, max_priority, quorum }
+/// What can be said of the messages of a configuration without opening a broker.
+pub fn check(file: &Path, config: &Config) -> Vec<Problem> {
+    let brokers = config.brokers.iter().filter_map(|broker| {
+        let why = credentials(broker).err()?;
+        Some(Problem::new(file, broker.position("/password-file"), format!("broker {:?}: {why}", broker.name)))
+    });
+    let channels = config.channels.iter().filter_map(|channel| {
+        let broker = config.brokers.iter().find(|broker| broker.name == channel.broker)?;
+        let (key, why) = cannot(broker.kind, &destination(channel))?;
+        Some(Problem::new(file, channel.position(key), format!("channel {:?}: {why}", channel.name)))
+    });
+    brokers.chain(channels).collect()
 }
 
-/// What a channel asks for that its broker does not have.
-fn cannot(kind: BrokerKind, channel: &config::Channel) -> Option<&'static str> {
-    use BrokerKind::{Amqp, Embedded, Kafka};
-    if channel.max_priority > 0 && !matches!(kind, Embedded | Amqp) {
-        return Some("only brokers of kind \"embedded\" and \"amqp\" have priorities: remove max-priority");
-    }
-    if channel.quorum && kind != Amqp {
-        return Some("only brokers of kind \"amqp\" have quorum queues: remove quorum");
-    }
-    if channel.quorum && channel.max_priority > 0 {
-        return Some("quorum queues have no priorities: remove max-priority or quorum");
-    }
-    if channel.max_length.is_some() && kind == Kafka {
-        return Some("Kafka bounds topics by time and bytes only: remove max-length");
-    }
-    None
+fn destination(channel: &config::Channel) -> Destination {
+    let config::Channel { declare, ttl, retention, max_length, max_priority, quorum, .. } = *channel;
+    let options = ChannelOptions { declare, ttl, retention, max_length, max_priority, quorum };
+    Destination { address: channel.destination.clone(), options }
 }
 
 fn service(node: &Node, broker: &config::Broker) -> Arc<Service> {

@@ -66,3 +66,28 @@ async fn a_broker_in_use_by_another_is_told_and_nothing_starts() -> Result<()> {
     assert!(why.contains("broker \"events\"") && why.contains(&directory.path().display().to_string()), "{why}");
     Ok(())
 }
+
+#[test]
+fn what_a_broker_does_not_have_is_told_with_its_line_before_anything_starts() -> Result<()> {
+    let url = |kind: &str| format!("kind = \"{kind}\"\nurl = \"{kind}://127.0.0.1:1\"");
+    let embedded = embedded(std::path::Path::new("/nowhere"));
+    for (broker, keys, word) in [
+        (url("kafka"), "destination = \"orders\"\nmax-length = 5", "Kafka bounds topics"),
+        (url("kafka"), "destination = \"weir/orders\"", "no topic"),
+        (url("nats"), "destination = \"orders.*\"", "wildcards"),
+        (url("redis"), "destination = \"orders\"\nmax-priority = 3", "priorities"),
+        (url("amqp"), "destination = \"weir/orders\"\nquorum = true\nmax-priority = 3", "quorum"),
+        (embedded.clone(), "destination = \"orders\"\nquorum = true", "quorum"),
+        (
+            url("amqp") + "\nuser = \"u\"\npassword-file = \"/no/such/file\"",
+            "destination = \"orders\"",
+            "/no/such/file",
+        ),
+    ] {
+        let toml = format!("[[broker]]\nname = \"b\"\n{broker}\n[[channel]]\nname = \"c\"\nbroker = \"b\"\n{keys}");
+        let (_kept, config) = weir_tests::process::written(&weir_tests::weir::Setup::new().toml(&toml))?;
+        let told = weir::app::check(&config).err().expect(word).to_string();
+        assert!(told.contains(word) && told.contains("config.toml:"), "{word}: {told}");
+    }
+    Ok(())
+}

@@ -40,7 +40,7 @@ async fn a_failed_delivery_is_tried_again_and_says_which_attempt_it_is() -> Resu
 async fn a_poison_message_is_dead_lettered_with_its_reason_and_blocks_nothing() -> Result<()> {
     let (directory, consumer) =
         (tempfile::tempdir()?, Consumer::start(|seen| if is(seen, "poison") { 500 } else { 200 }).await?);
-    let keys = "max-attempts = 3\nbackoff = { initial = \"300ms\", max = \"300ms\" }";
+    let keys = "max-attempts = 3\nbackoff = { initial = \"3s\", max = \"3s\" }";
     let node = setup(&embedded(directory.path()), consumer.address(), "", keys).start();
     publish(node.address(), "poison", &[("idempotency-key", "p"), ("x-tenant", "a"), ("content-type", "text/plain")])
         .await?;

@@ -104,3 +104,67 @@ async fn a_deadline_in_metadata_holds() -> Result<()> {
     client.publish(request).await?;
     Ok(())
 }
+
+/// Of the standard services, as far as they are asked here (`grpc/health/v1/health.proto`, `grpc/reflection/v1/reflection.proto`).
+mod standard {
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct HealthRequest {}
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct HealthResponse {
+        #[prost(int32, tag = "1")]
+        pub status: i32,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct ReflectionRequest {
+        #[prost(string, tag = "7")]
+        pub list_services: String,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct ReflectionResponse {
+        #[prost(message, optional, tag = "6")]
+        pub services: Option<Services>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct Services {
+        #[prost(message, repeated, tag = "1")]
+        pub service: Vec<Service>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct Service {
+        #[prost(string, tag = "1")]
+        pub name: String,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tools_find_the_services_and_that_they_are_well() -> Result<()> {
+    use http::uri::PathAndQuery;
+    use standard::*;
+    use tonic_prost::ProstCodec;
+    let (directory, consumer) = (tempfile::tempdir()?, Consumer::start(|_| 200).await?);
+    let node = setup(&embedded(directory.path()), consumer.address(), "", "").start();
+    let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", node.address()))?.connect().await?;
+    let mut grpc = tonic::client::Grpc::new(channel);
+    grpc.ready().await?;
+    let codec = ProstCodec::<HealthRequest, HealthResponse>::default();
+    let path = PathAndQuery::from_static("/grpc.health.v1.Health/Check");
+    let health = grpc.unary(Request::new(HealthRequest {}), path, codec).await?;
+    assert_eq!(health.into_inner().status, 1, "SERVING");
+
+    for version in ["v1", "v1alpha"] {
+        grpc.ready().await?;
+        let codec = ProstCodec::<ReflectionRequest, ReflectionResponse>::default();
+        let path: PathAndQuery = format!("/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo").parse()?;
+        let ask = stream::iter([ReflectionRequest { list_services: "*".into() }]);
+        let mut answers = grpc.streaming(Request::new(ask), path, codec).await?.into_inner();
+        let services = answers.next().await.expect("an answer")?.services.expect("a list").service;
+        let names: Vec<_> = services.into_iter().map(|service| service.name).collect();
+        assert!(names.contains(&"weir.v1.Messages".to_owned()), "{names:?}");
+    }
+    Ok(())
+}
