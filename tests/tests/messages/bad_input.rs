@@ -86,7 +86,7 @@ fn what_a_broker_does_not_have_is_told_with_its_line_before_anything_starts() ->
     ] {
         let toml = format!("[[broker]]\nname = \"b\"\n{broker}\n[[channel]]\nname = \"c\"\nbroker = \"b\"\n{keys}");
         let (_kept, config) = weir_tests::process::written(&weir_tests::weir::Setup::new().toml(&toml))?;
-        let told = weir::app::check(&config).err().expect(word).to_string();
+        let told = weir::app::check(&config).expect_err(word).to_string();
         assert!(told.contains(word) && told.contains("config.toml:"), "{word}: {told}");
     }
     Ok(())
