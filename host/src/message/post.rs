@@ -31,7 +31,7 @@ impl Walk<'_> {
         parts.method = Method::POST;
         parts.uri = subscription.path().parse().map_err(|error| format!("the path cannot be sent: {error}"))?;
         parts.headers = headers;
-        parts.headers.insert(HOST, HeaderValue::from_str(self.view.authority).map_err(|error| error.to_string())?);
+        parts.headers.insert(HOST, HeaderValue::from_str(&service.name).map_err(|error| error.to_string())?);
         let target = Target::of(&parts).map_err(|error| error.message)?;
         let protocol = service.options.load().protocol;
         let left = Some(subscription.config.timeout);

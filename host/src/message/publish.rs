@@ -140,6 +140,12 @@ impl Walk<'_> {
         timeouts.into_iter().flatten().for_each(|timeout| exchange.shorten(timeout));
         let publishers = headers.get(AUTHORIZATION).cloned();
         self.chain.on_request(exchange, &mut Head { headers: &mut headers, view: &self.view })?;
+        if !Arc::ptr_eq(&exchange.service, &channel.broker.service) {
+            let message =
+                format!("a policy sent a publish to service {:?}, which is no broker", &*exchange.service.name);
+            return Err(ProxyError::new(ErrorKind::Policy, message).into());
+        }
+        self.worker.node.retry_budget.deposit();
         if let Some(limit) = self.chain.body_limit()
             && body.len() <= limit
             && let Some(other) = self.chain.on_body(exchange, BodyOf::Message, &body)?

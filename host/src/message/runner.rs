@@ -12,6 +12,7 @@ use crate::broker::{BrokerError, Source, Taken};
 use crate::node::Node;
 use crate::snapshot::messages::Subscription;
 use crate::telemetry::metrics::handles::{BacklogMetrics, Event, MessageMetrics};
+use futures_util::{StreamExt, stream};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -87,6 +88,9 @@ impl Runner {
     /// Works until it is told to stop, and then to the end of what is being delivered.
     pub async fn run(mut self, mut orders: Orders) {
         let mut wait = RECONNECT.0;
+        // Ends with this.
+        let mut watching = JoinSet::new();
+        watching.spawn(watch_backlog(self.subscription.clone(), self.backlog.clone()));
         loop {
             self.subscription = orders.subscription.borrow_and_update().clone();
             let consumption = self.subscription.consumption.clone();
@@ -238,18 +242,11 @@ impl Runner {
         }
     }
 
-    /// Tells the broker that what is held is not forgotten, and sees how much more there is.
+    /// Tells the broker that what is held is not forgotten; as far as it can be told soon, since nothing begins meanwhile.
     async fn keep(&self) {
-        for held in self.queue.iter() {
-            held.receipt.keep().await;
-        }
-        let subscription = &self.subscription;
-        let backlog = subscription.channel.broker.client.backlog(&subscription.consumption);
-        if let Ok(Ok(backlog)) = tokio::time::timeout(Duration::from_secs(1), backlog).await {
-            let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-            self.backlog.waiting.set(gauge(backlog.messages.unwrap_or(0)));
-            self.backlog.oldest.set(gauge(backlog.oldest.unwrap_or_default().as_secs()));
-        }
+        const AT_A_TIME: usize = 64;
+        let all = stream::iter(self.queue.iter()).for_each_concurrent(AT_A_TIME, |held| held.receipt.keep());
+        drop(tokio::time::timeout(Duration::from_secs(1), all).await);
     }
 
     /// Lets deliveries end, and gives the rest back.
@@ -268,6 +265,18 @@ impl Runner {
 
 fn places(subscription: &Subscription) -> Arc<Semaphore> {
     Arc::new(Semaphore::new(subscription.config.concurrency as usize))
+}
+
+/// Keeps an eye on what waits at the broker.
+async fn watch_backlog(subscription: Arc<Subscription>, metrics: BacklogMetrics) {
+    let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    loop {
+        if let Ok(backlog) = subscription.channel.broker.client.backlog(&subscription.consumption).await {
+            metrics.waiting.set(gauge(backlog.messages.unwrap_or(0)));
+            metrics.oldest.set(gauge(backlog.oldest.unwrap_or_default().as_secs()));
+        }
+        tokio::time::sleep(KEEP).await;
+    }
 }
 
 async fn sleep_until(due: Option<Instant>) {
