@@ -41,7 +41,7 @@ async fn a_message_is_handed_out_until_it_is_acknowledged() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_that_says_nothing_loses_its_message_to_another() -> Result<()> {
-    let (node, _directory, _consumer) = start("timeout = \"200ms\"\nmax-attempts = 2").await?;
+    let (node, _directory, _consumer) = start("timeout = \"2s\"\nmax-attempts = 2").await?;
     post(node.address(), "/v1/publish/jobs", "one", &[]).await?;
     let first = next(node.address(), "workers").await?;
     let second = next(node.address(), "workers").await?;
