@@ -110,7 +110,9 @@ pub async fn a_broker_that_is_down_says_so_and_recovers(fixture: &impl Fixture) 
     fixture.start().await;
     let broker = fixture.broker();
     until("the end of the trouble", async || broker.trouble().is_none()).await;
-    until("a confirm", async || broker.publish(&to, &message("after")).await.is_ok()).await;
+    // As a node does: a publish has as long as its deadline allows, and is then given up.
+    let confirmed = async || tokio::time::timeout(QUICKLY, broker.publish(&to, &message("after"))).await;
+    until("a confirm", async || matches!(confirmed().await, Ok(Ok(())))).await;
     let wanted = ["before", "after"].map(str::to_owned).into();
     let seen = Reopened::new(fixture, what).drain(&wanted).await;
     assert!(seen.is_superset(&wanted));

@@ -10,7 +10,7 @@ use weir::broker::message::now;
 use weir::broker::{Broker, Consumption, Destination, Message, Source, Taken};
 
 /// Longer than anything takes that has to happen.
-pub const LONG: Duration = Duration::from_secs(60);
+pub const LONG: Duration = Duration::from_secs(150);
 /// How long nothing has to happen for it to be believed.
 pub const QUIET: Duration = Duration::from_millis(700);
 
