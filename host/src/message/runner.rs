@@ -215,7 +215,7 @@ impl Runner {
 
     fn finished(&mut self, finished: Option<Finished>) {
         // A task that panicked has given its message back by dropping it.
-        let Some(Finished { key, id, again, acked }) = finished else { return };
+        let Some(Finished { key, id, again }) = finished else { return };
         match again {
             Some((held, due)) => {
                 if held.attempts > 0 && self.attempts.len() < REMEMBERED {
@@ -228,7 +228,7 @@ impl Runner {
             }
             None => {
                 self.attempts.remove(&id);
-                if let Some(window) = self.subscription.config.dedup.filter(|_| acked) {
+                if let Some(window) = self.subscription.config.dedup {
                     if self.acked.len() >= REMEMBERED {
                         let now = Instant::now();
                         self.acked.retain(|_, until| *until > now);

@@ -22,7 +22,6 @@ pub struct Finished {
     pub id: String,
     /// It is not done, and due again then.
     pub again: Option<(Held, Instant)>,
-    pub acked: bool,
 }
 
 /// What it takes to work on one message.
@@ -82,8 +81,7 @@ impl Work {
     /// The message is done with.
     pub async fn ack(&self, held: Held, done: Option<Done>) -> Finished {
         let (key, id) = (held.key().map(str::to_owned), held.message.id.clone());
-        let acked = held.receipt.ack().await;
-        match &acked {
+        match held.receipt.ack().await {
             Ok(()) => {
                 self.metrics.count(Event::Acked);
                 let _ = done.map(|done| done.send(()));
@@ -91,8 +89,8 @@ impl Work {
             // It will come again.
             Err(error) => tracing::debug!(subscription = &*self.subscription.name, id, "not acknowledged: {error}"),
         }
-        // Also where the broker does not know: it was delivered, and is remembered as such.
-        Finished { key, id, again: None, acked: true }
+        // Also where the broker does not know it is done with, and remembered as such.
+        Finished { key, id, again: None }
     }
 
     /// Puts the message where dead letters go, and is done with it.
@@ -136,6 +134,6 @@ impl Work {
 impl Held {
     fn again_after(self, after: Duration) -> Finished {
         let due = Instant::now() + after;
-        Finished { key: None, id: self.message.id.clone(), again: Some((self, due)), acked: false }
+        Finished { key: None, id: self.message.id.clone(), again: Some((self, due)) }
     }
 }

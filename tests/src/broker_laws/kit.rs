@@ -47,6 +47,17 @@ pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     }
 }
 
+/// Waits until a broker is connected to its server.
+pub async fn connected(broker: &dyn Broker) {
+    const LONGEST: Duration = Duration::from_secs(60);
+    let up = async {
+        while broker.trouble().is_some() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(LONGEST, up).await.expect("a connection");
+}
+
 /// Waits until it is so.
 pub async fn until(what: &str, mut so: impl AsyncFnMut() -> bool) {
     within(what, async {

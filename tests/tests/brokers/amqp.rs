@@ -3,15 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::HeaderMap;
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use weir::broker::amqp::Amqp;
 use weir::broker::message::now;
-use weir::broker::{
-    Broker, BrokerError, BrokerFailure, ChannelOptions, Consumption, Destination, Message, Source, Taken,
-};
+use weir::broker::{Broker, BrokerError, BrokerFailure, ChannelOptions, Consumption, Destination, Source, Taken};
+use weir_tests::broker_laws::kit::{connected, message};
 use weir_tests::broker_laws::{Fixture, Has};
 use weir_tests::servers::{RabbitMq, Server};
 
@@ -72,7 +70,7 @@ impl Fixture for Rabbit {
         let mut server = self.server.lock().await;
         if !server.runs() {
             server.restart().await;
-            connected(&self.broker).await;
+            connected(&*self.broker).await;
         }
     }
 }
@@ -95,19 +93,6 @@ mod quorum {
 
 async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(LONG, future).await.unwrap_or_else(|_| panic!("waited {LONG:?} for {what}"))
-}
-
-async fn connected(broker: &Amqp) {
-    within("a connection", async {
-        while broker.trouble().is_some() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
-}
-
-fn message(id: &str) -> Message {
-    Message::from_fields([], Bytes::from_static(b"body"), || id.into())
 }
 
 fn subscription(name: &str, from: &Destination) -> Consumption {

@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 use weir::broker::kafka::Kafka;
 use weir::broker::{Broker, BrokerFailure, ChannelOptions, Destination, Source};
 use weir_tests::broker_laws::kit::{
-    ack, ids, message, open, publish, publish_all, silence, subscription, take, take_ids, until,
+    ack, connected, ids, message, open, publish, publish_all, silence, subscription, take, take_ids, until,
 };
 use weir_tests::broker_laws::{Fixture, Has};
 use weir_tests::kafka_mock::KafkaMock;
@@ -25,20 +25,11 @@ async fn cluster() -> Cluster {
     let mock = KafkaMock::start().await;
     let broker = Arc::new(Kafka::open("events", &mock.url(), None, &Handle::current()).expect("a broker"));
     let cluster = Cluster { mock, broker };
-    cluster.connected().await;
+    connected(&*cluster.broker).await;
     cluster
 }
 
 impl Cluster {
-    async fn connected(&self) {
-        let up = async {
-            while self.broker.trouble().is_some() {
-                sleep(Duration::from_millis(10)).await;
-            }
-        };
-        timeout(Duration::from_secs(60), up).await.expect("a connection");
-    }
-
     fn with_partitions(&self, name: &str, partitions: i32) -> Destination {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let address = format!("{name}-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
@@ -83,7 +74,7 @@ impl Fixture for Cluster {
 
     async fn start(&self) {
         self.mock.revive().await;
-        self.connected().await;
+        connected(&*self.broker).await;
     }
 }
 

@@ -9,9 +9,8 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use weir::broker::nats::Nats as NatsBroker;
-use weir::broker::{
-    Broker, BrokerError, BrokerFailure, ChannelOptions, Consumption, Destination, Message, Source, Taken,
-};
+use weir::broker::{Broker, BrokerError, BrokerFailure, ChannelOptions, Consumption, Destination, Source, Taken};
+use weir_tests::broker_laws::kit::{connected, message};
 use weir_tests::broker_laws::{Fixture, Has};
 use weir_tests::servers::{Nats, Server};
 
@@ -69,7 +68,7 @@ impl Fixture for JetStream {
         let mut server = self.server.lock().await;
         if !server.runs() {
             server.restart().await;
-            connected(&self.broker).await;
+            connected(&*self.broker).await;
         }
     }
 }
@@ -92,19 +91,6 @@ mod kept_for_a_time {
 
 async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(LONG, future).await.unwrap_or_else(|_| panic!("waited {LONG:?} for {what}"))
-}
-
-async fn connected(broker: &NatsBroker) {
-    within("a connection", async {
-        while broker.trouble().is_some() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
-}
-
-fn message(id: &str) -> Message {
-    Message::from_fields([], Bytes::from_static(b"body"), || id.into())
 }
 
 fn subscription(name: &str, from: &Destination) -> Consumption {

@@ -12,7 +12,7 @@ use weir::broker::message::now;
 use weir::broker::redis::Redis;
 use weir::broker::{Broker, BrokerFailure, ChannelOptions, Consumption, Destination};
 use weir_tests::broker_laws::kit::{
-    ack, ids, message, open, publish, publish_all, silence, subscription, take, take_ids, until,
+    ack, connected, ids, message, open, publish, publish_all, silence, subscription, take, take_ids, until,
 };
 use weir_tests::broker_laws::{Fixture, Has};
 use weir_tests::servers::{self, Server};
@@ -27,20 +27,11 @@ async fn streams() -> Streams {
     let server = servers::Redis::start().await;
     let broker = Redis::open("events", &server.url(), None, &Handle::current()).expect("a broker");
     let streams = Streams { server: Mutex::new(server), broker: Arc::new(broker), down: false.into() };
-    streams.connected().await;
+    connected(&*streams.broker).await;
     streams
 }
 
-impl Streams {
-    async fn connected(&self) {
-        let up = async {
-            while self.broker.trouble().is_some() {
-                sleep(Duration::from_millis(10)).await;
-            }
-        };
-        timeout(Duration::from_secs(60), up).await.expect("a connection");
-    }
-}
+impl Streams {}
 
 impl Fixture for Streams {
     fn broker(&self) -> Arc<dyn Broker> {
@@ -66,7 +57,7 @@ impl Fixture for Streams {
         if self.down.swap(false, Ordering::Relaxed) {
             self.server.lock().await.restart().await;
         }
-        self.connected().await;
+        connected(&*self.broker).await;
     }
 }
 
