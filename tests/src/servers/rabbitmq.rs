@@ -52,6 +52,13 @@ impl RabbitMq {
         Server::start("amqp", port, directory, command, greeting, Some(epmd)).await
     }
 
+    /// Has the node write to its disk what it was told to declare. By itself it does so up to two seconds late, so that a
+    /// node that is alone and dies before has lost a queue that it said was there, and what was confirmed in it.
+    pub async fn write_down(server: &Server) {
+        let printed = Self::eval(server, "[dets:sync(Table) || Table <- dets:all()], disk_log:sync(latest_log).").await;
+        assert_eq!(printed.trim(), "ok");
+    }
+
     /// Has the node evaluate an Erlang expression, and returns what it prints.
     pub async fn eval(server: &Server, expression: &str) -> String {
         let control = if Path::new(CONTROL).exists() { Path::new(CONTROL).into() } else { program("rabbitmqctl") };

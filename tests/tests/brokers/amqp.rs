@@ -14,10 +14,6 @@ use weir_tests::broker_laws::{Fixture, Has};
 use weir_tests::servers::{RabbitMq, Server};
 
 const LONG: Duration = Duration::from_secs(60);
-/// RabbitMQ 3.10 writes down half a second late which quorum queues a node has. A node that is alone and dies before that
-/// has lost the queue; in a cluster the others have it.
-const REGISTERED: Duration = Duration::from_secs(1);
-
 struct Rabbit {
     server: Mutex<Server>,
     broker: Arc<Amqp>,
@@ -60,10 +56,9 @@ impl Fixture for Rabbit {
     }
 
     async fn kill(&self) {
-        if self.options.quorum {
-            tokio::time::sleep(REGISTERED).await;
-        }
-        self.server.lock().await.kill();
+        let mut server = self.server.lock().await;
+        RabbitMq::write_down(&server).await;
+        server.kill();
     }
 
     async fn start(&self) {

@@ -83,8 +83,11 @@ impl Broker {
     async fn dies_for(&self, time: Duration) {
         match self {
             Self::Embedded { .. } => {}
-            Self::Server(_, server) => {
+            Self::Server(kind, server) => {
                 let mut server = server.lock().await;
+                if *kind == "amqp" {
+                    RabbitMq::write_down(&server).await;
+                }
                 server.kill();
                 tokio::time::sleep(time).await;
                 server.restart().await;
