@@ -5,6 +5,7 @@ use super::head::{Head, View};
 use super::{Sent, Walk};
 use crate::attempt::{self, Endpoints};
 use crate::broker::{BrokerError, BrokerFailure};
+use crate::call::AnswerHead;
 use crate::call::own::{self, Refusal};
 use crate::call::request::{grpc_timeout, weir_timeout};
 use crate::exchange::Exchange;
@@ -86,15 +87,9 @@ pub async fn publish(
         }
         Err(refusal) => own::respond(&publisher.caller, &mut exchange, &refusal),
     };
-    let mut headers = std::mem::take(response.headers_mut());
-    let mut head = super::head::Ended {
-        status: response.status().as_u16(),
-        headers: &mut headers,
-        endpoint: &publisher.authority,
-    };
-    match chain.on_response(&mut exchange, &mut head) {
-        Ok(()) => *response.headers_mut() = headers,
-        Err(stop) => response = own::respond(&publisher.caller, &mut exchange, &stop.into()),
+    let mut head = AnswerHead { response: &mut response, in_flight: None };
+    if let Err(stop) = chain.on_response(&mut exchange, &mut head) {
+        response = own::respond(&publisher.caller, &mut exchange, &stop.into());
     }
     exchange.recording.first_byte();
     exchange.recording.record.status = Some(response.status().as_u16());

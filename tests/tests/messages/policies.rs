@@ -6,7 +6,7 @@ use std::path::Path;
 use weir_tests::keys::RsaKey;
 use weir_tests::messages::{Consumer, DEAD, embedded, next, post, publish, settle, setup};
 use weir_tests::upstream::{Collector, Span, closed_address};
-use weir_tests::weir::Setup;
+use weir_tests::weir::{Setup, guests_directory};
 
 /// A node whose messages go through one chain, both ways.
 fn through(directory: &Path, consumer: &Consumer, policies: &str) -> Setup {
@@ -154,5 +154,30 @@ async fn a_message_that_waits_follows_the_policy_that_comes_meanwhile() -> Resul
         node.metric("weir_messages_total{kind=\"delivery\",route=\"orders\",event=\"acked\"}").await == Some(1.0)
     })
     .await;
+    Ok(())
+}
+
+/// A channel's broker is where its messages go, and where those that wait for them look.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publish_that_a_policy_sends_to_another_service_is_refused() -> Result<()> {
+    let (directory, consumer) = (tempfile::tempdir()?, Consumer::start(|_| 200).await?);
+    let node = through(directory.path(), &consumer, "\"parrot\"")
+        .with_plugin_file(&guests_directory().join("parrot.wasm"), "parrot")
+        .policy("parrot", "parrot", "{ name = \"a\" }")
+        .start();
+    let (mut kept, mut refused) = (0, 0);
+    // One of them is the broker, one the consumer, and some are none.
+    for service in 0..64 {
+        let words = json!({ "on-request": { "amend": { "service": service } } }).to_string();
+        let words: String = words.bytes().map(|byte| format!("{byte:02x}")).collect();
+        let answer = publish(node.address(), service.to_string(), &[("x-say-a", &words)]).await?;
+        if answer.status == 200 {
+            kept += 1;
+            continue;
+        }
+        assert_eq!((answer.status.as_u16(), answer.header("x-weir-error")), (503, Some("policy")), "{answer:?}");
+        refused += usize::from(answer.text().contains("which is no broker"));
+    }
+    assert!(kept == 1 && refused > 0, "{kept} kept, {refused} refused");
     Ok(())
 }
