@@ -198,8 +198,8 @@ impl Walk<'_> {
             if exchange.attempt == 1 {
                 self.worker.node.retry_budget.deposit();
             }
-            exchange.begin_attempt(&endpoint);
-            let sent = self.send(exchange, &endpoint, attempt_parts).await;
+            let started = exchange.begin_attempt(&endpoint);
+            let sent = self.send(exchange, &endpoint, attempt_parts, started).await;
             let failure = sent.as_ref().err().map(|error| error.failure);
             let (latency, in_flight) = exchange.end_attempt(failure);
             let outcome = Outcome {

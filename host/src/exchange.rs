@@ -128,10 +128,11 @@ impl Exchange {
         self.deadline_at = self.deadline.map_or(u64::MAX, clock::at);
     }
 
-    /// Begins an attempt that the chain has let pass.
-    pub fn begin_attempt(&mut self, endpoint: &Arc<Endpoint>) {
-        let in_flight = self.service.begin(endpoint);
-        self.open = Some(OpenAttempt { started: Instant::now(), in_flight });
+    /// Begins an attempt that the chain has let pass; says when that was.
+    pub fn begin_attempt(&mut self, endpoint: &Arc<Endpoint>) -> Instant {
+        let (in_flight, started) = (self.service.begin(endpoint), Instant::now());
+        self.open = Some(OpenAttempt { started, in_flight });
+        started
     }
 
     /// Ends the open attempt: says how long it took, and counts that against the endpoint unless something else failed.

@@ -53,23 +53,22 @@ impl From<Failed> for ProxyError {
 }
 
 impl Walk<'_> {
-    /// Sends one attempt and waits for the head of the answer, no longer than the attempt may take.
+    /// Sends one attempt, which has just started, and waits for the head of the answer, no longer than the attempt may take.
     pub(super) async fn send(
         &self,
         exchange: &Exchange,
         endpoint: &Endpoint,
         parts: Parts,
+        started: Instant,
     ) -> Result<Response<Read>, Failed> {
-        let limit = match (exchange.attempt_timeout, exchange.remaining()) {
-            (Some(timeout), Some(remaining)) => Some(timeout.min(remaining)),
-            (timeout, remaining) => timeout.or(remaining),
-        };
+        let left = exchange.deadline.map(|deadline| deadline.saturating_duration_since(started));
+        let limit = exchange.attempt_timeout.into_iter().chain(left).min();
         let send = async {
             let options = **exchange.service.options.load();
             if parts.method == Method::CONNECT {
                 return tunnel::dial(endpoint, options.connect_timeout).await;
             }
-            let request = self.outgoing(exchange, endpoint, options.protocol, parts);
+            let request = self.outgoing(endpoint, options.protocol, parts, left);
             let sent = self.worker.clients.send(&exchange.service.name, endpoint, &options, request).await?;
             let mut response = sent.map(Read::from);
             if self.caller.grpc {
@@ -80,7 +79,7 @@ impl Walk<'_> {
             Ok(response)
         };
         let progress = self.upload.progress();
-        let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
+        let deadline = limit.and_then(|limit| started.checked_add(limit));
         let late = match progress.within(deadline, send).await {
             Ok(sent) => {
                 progress.moved();
@@ -107,17 +106,17 @@ impl Walk<'_> {
     /// The request of this attempt, as the endpoint gets it.
     fn outgoing(
         &self,
-        exchange: &Exchange,
         endpoint: &Endpoint,
         protocol: Protocol,
         parts: Parts,
+        left: Option<Duration>,
     ) -> Request<RequestBody> {
         let hop = Hop {
             protocol,
             address: &endpoint.address,
             target: self.target,
             strip_prefix: self.route.strip_prefix.as_deref(),
-            left: exchange.remaining(),
+            left,
         };
         Request::from_parts(to_upstream(parts, &hop), self.upload.attempt(protocol))
     }
