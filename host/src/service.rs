@@ -13,6 +13,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
+/// By the name of a service or the address of an endpoint. They come from configurations and registries, not from callers,
+/// so a hash that withstands attacks would only cost: each exchange looks four of them up.
+pub type NameMap<V> = HashMap<Arc<str>, V, foldhash::fast::RandomState>;
+
 /// How the endpoints of a service are spoken to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServiceOptions {

@@ -11,6 +11,7 @@ use crate::listener::Listeners;
 use crate::listener::spread::Spread;
 use crate::node::Node;
 use crate::plugin::bindings::Hook;
+use crate::service::NameMap;
 use crate::service::client::Clients;
 use crate::snapshot::Snapshot;
 use crate::telemetry::WorkerTelemetry;
@@ -39,7 +40,7 @@ pub struct Worker {
 }
 
 /// By service, then by address.
-type EndpointTable = HashMap<Arc<str>, HashMap<Arc<str>, Arc<EndpointMetrics>>>;
+type EndpointTable = NameMap<NameMap<Arc<EndpointMetrics>>>;
 
 /// The place of an exchange among all that are in progress on the node.
 pub struct Place {

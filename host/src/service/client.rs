@@ -16,8 +16,8 @@ pub use body::UpstreamBody;
 pub use connect::dial;
 pub use error::{SendError, SendFailure, root_cause};
 
-use super::ServiceOptions;
 use super::endpoint::Endpoint;
+use super::{NameMap, ServiceOptions};
 use crate::config::Protocol;
 use crate::telemetry::metrics::handles::ServiceMetrics;
 use bytes::Bytes;
@@ -25,7 +25,6 @@ use http::{Request, Response};
 use http_body::Body;
 use slots::Slots;
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::error::Error;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -50,14 +49,14 @@ type MetricsOf = Box<dyn Fn(&Arc<str>) -> ServiceMetrics>;
 /// The connections of one worker to all endpoints.
 pub struct Clients<B> {
     metrics: MetricsOf,
-    services: RefCell<HashMap<Arc<str>, Upstream<B>>>,
+    services: RefCell<NameMap<Upstream<B>>>,
 }
 
 /// A service, as far as there are connections to it.
 struct Upstream<B> {
     metrics: ServiceMetrics,
     /// By address.
-    pools: HashMap<Arc<str>, Pool<B>>,
+    pools: NameMap<Pool<B>>,
 }
 
 enum Pool<B> {
@@ -111,7 +110,7 @@ impl<B: Outgoing> Clients<B> {
         }
         let upstream = services
             .entry(service.clone())
-            .or_insert_with(|| Upstream { metrics: (self.metrics)(service), pools: HashMap::new() });
+            .or_insert_with(|| Upstream { metrics: (self.metrics)(service), pools: NameMap::default() });
         let pool = Pool::new(address.clone(), upstream.metrics.clone(), *options);
         if let Some(other) = upstream.pools.insert(address.clone(), pool.clone()) {
             other.let_go();
