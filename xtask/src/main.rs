@@ -9,6 +9,7 @@ mod fuzz;
 mod messages;
 mod micro;
 mod packages;
+mod pgo;
 mod scale;
 mod soak;
 mod test;
@@ -33,7 +34,12 @@ struct Options {
 #[derive(Subcommand)]
 enum Command {
     /// Build the reference plugins (target/plugins) and the release binary (target/release/weir)
-    Build,
+    Build {
+        /// Guide the compiler by a profile: build a binary that counts, put it under load, and build target/pgo/weir with the
+        /// counts. Takes three times as long
+        #[arg(long)]
+        pgo: bool,
+    },
     /// Build the reference plugins only; a running weir takes them over
     Plugins,
     /// Run every test that CI runs; what follows `--` goes to `cargo test`
@@ -95,7 +101,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<()> {
     let workspace = Workspace::load()?;
     match command {
-        Command::Build => build(&workspace),
+        Command::Build { pgo } => build(&workspace, pgo),
         Command::Plugins => wasm::build_plugins(&workspace),
         Command::Test { arguments } => test::run(&workspace, &arguments),
         Command::Demo { duration } => demo::run(&workspace, duration),
@@ -110,9 +116,14 @@ fn run(command: Command) -> Result<()> {
     }
 }
 
-fn build(workspace: &Workspace) -> Result<()> {
-    wasm::build_plugins(workspace)?;
-    workspace.cargo(&["build", "--release", "--workspace", "--bin", "weir"])?;
-    println!("built {}", workspace.shown(&workspace.target.join("release/weir")));
+fn build(workspace: &Workspace, pgo: bool) -> Result<()> {
+    let built = if pgo {
+        pgo::build(workspace)?
+    } else {
+        wasm::build_plugins(workspace)?;
+        workspace.cargo(&["build", "--release", "--workspace", "--bin", "weir"])?;
+        workspace.target.join("release/weir")
+    };
+    println!("built {}", workspace.shown(&built));
     Ok(())
 }

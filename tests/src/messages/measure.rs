@@ -81,7 +81,7 @@ async fn measure(broker: &Broker, measured: &mut Measured, options: &Options) ->
     let setup = setup(&broker.keys, consumer.address(), "timeout = \"30s\"", "concurrency = 64")
         .toml("[log]\nexchanges = \"none\"");
     let (_kept, config) = written(&setup)?;
-    let node = Process::start(&config, Stdio::null())?;
+    let mut node = Process::start(&config, Stdio::null())?;
     let (address, _) = node.addresses().await?;
     while super::publish(address, "first", &[]).await?.status != 200 {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -102,6 +102,9 @@ async fn measure(broker: &Broker, measured: &mut Measured, options: &Options) ->
         tokio::time::timeout(Duration::from_secs(120), arrivals.recv()).await.context("not all were delivered")?;
     }
     measured.way.push(middle_and_tail(ways(address, &mut arrivals, options).await?));
+    // Politely: a build that takes notes for the next one writes them when it ends.
+    node.terminate()?;
+    node.exit_code().await?;
     Ok(())
 }
 

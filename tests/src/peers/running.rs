@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::lineup::Proxy;
 use super::load::{self, Asked};
@@ -13,6 +14,8 @@ use super::machine::Placement;
 
 /// A node may have to compile its plugins.
 const READY_WITHIN: Duration = Duration::from_secs(120);
+/// What does not end by itself is killed.
+const ENDED_WITHIN: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// Ended when it is dropped.
@@ -59,7 +62,15 @@ impl Running {
 }
 
 impl Drop for Running {
+    /// Politely at first: a build that takes notes for the next one writes them when it ends.
     fn drop(&mut self) {
+        if let Some(process) = Pid::from_raw(self.child.id().cast_signed()) {
+            let _ = kill_process(process, Signal::TERM);
+        }
+        let until = Instant::now() + ENDED_WITHIN;
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < until {
+            std::thread::sleep(LOOK_EVERY);
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
