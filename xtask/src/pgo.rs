@@ -40,6 +40,8 @@ pub fn build(workspace: &Workspace) -> Result<PathBuf> {
     let built = compile(workspace, &toolchain, &directory, &format!("-Cprofile-use={}", profile.display()))?;
     let binary = directory.join(WEIR);
     fs::rename(built, &binary)?;
+    // Gigabytes, of no use to the next build with its own counts.
+    fs::remove_dir_all(directory.join("target"))?;
     Ok(binary)
 }
 
