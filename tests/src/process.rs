@@ -7,9 +7,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::weir::Setup;
 
@@ -19,6 +20,19 @@ pub fn program(name: &str) -> PathBuf {
     let mut places = own.ancestors().skip(1).take(2).map(|directory| directory.join(name));
     let binary = places.find(|place| place.exists());
     binary.unwrap_or_else(|| panic!("no {name} near {}: `cargo xtask test` builds it", own.display()))
+}
+
+/// Does what a program is there for, until it is done or somebody ends it: what it started ends with it either way.
+///
+/// # Errors
+/// What went wrong, or the signal.
+pub async fn unless_stopped<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        done = work => done,
+        _ = terminate.recv() => bail!("stopped by SIGTERM"),
+        _ = interrupt.recv() => bail!("interrupted"),
+    }
 }
 
 /// `weir`, to be told what to do.

@@ -4,22 +4,15 @@
 #[path = "../../tests/src/peers/options.rs"]
 mod options;
 
-use std::os::unix::process::CommandExt;
-use std::process::Command;
-
 use anyhow::Result;
 
-use crate::cargo::Workspace;
+use crate::cargo::{Workspace, become_program};
 use crate::wasm;
 pub use options::Options;
 
-/// Builds, and becomes the program that measures: a signal finds nobody else.
+/// Builds, and becomes the program that measures.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     wasm::build_plugins(workspace)?;
-    workspace.cargo(&["build", "--release", "--workspace", "--bin", "weir", "--bin", "peers"])?;
-    let program = workspace.target.join("release/peers");
-    let mut bench = Command::new(&program);
-    bench.args(options.arguments()).current_dir(&workspace.root).env("WEIR_PLUGINS_DIR", workspace.output("plugins"));
-    let failed = bench.exec();
-    Err(anyhow::Error::from(failed).context(format!("cannot start {}", program.display())))
+    let mut bench = workspace.measuring("peers")?;
+    become_program(bench.args(options.arguments()).env("WEIR_PLUGINS_DIR", workspace.output("plugins")))
 }

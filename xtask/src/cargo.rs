@@ -2,6 +2,7 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -67,6 +68,14 @@ impl Workspace {
         Ok(())
     }
 
+    /// Builds the release binary and a program that measures it; the command is to be told what else it needs.
+    pub fn measuring(&self, program: &str) -> Result<Command> {
+        self.cargo(&["build", "--release", "--workspace", "--bin", "weir", "--bin", program])?;
+        let mut command = Command::new(self.target.join("release").join(program));
+        command.current_dir(&self.root);
+        Ok(command)
+    }
+
     pub fn cargo_command(&self) -> Command {
         command(&self.root)
     }
@@ -81,6 +90,12 @@ impl Workspace {
     pub fn shown<'a>(&self, path: &'a Path) -> std::path::Display<'a> {
         path.strip_prefix(&self.root).unwrap_or(path).display()
     }
+}
+
+/// Becomes a program, so that a signal finds nobody else. Returns only if that cannot be started.
+pub fn become_program(command: &mut Command) -> Result<()> {
+    let failed = command.exec();
+    Err(anyhow::Error::from(failed).context(format!("cannot start {}", command.get_program().display())))
 }
 
 fn dynamic_library(package: &Value) -> Option<String> {

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
-use tokio::signal::unix::{SignalKind, signal};
 use weir_tests::peers::{self, Lengths, Report, floor, options::Options};
+use weir_tests::process::unless_stopped;
 
 /// Measures the weir that lies beside this program, and other proxies; see `cargo xtask bench --help`
 #[derive(Parser)]
@@ -69,7 +69,8 @@ fn load(server: SocketAddr, h2: bool, length: Duration) -> Result<()> {
 /// The load, the services and what looks at the clock share one thread, so that they can share one CPU.
 fn measure(options: &Options) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let report = runtime.block_on(run(options))?;
+    let report =
+        runtime.block_on(unless_stopped(peers::run(options, Lengths::of(options), |line| eprintln!("{line}"))))?;
     println!("{report}");
     if let Some(file) = &options.output {
         write(file, &report)?;
@@ -77,16 +78,6 @@ fn measure(options: &Options) -> Result<()> {
     match report.failed() {
         0 => Ok(()),
         failed => bail!("{failed} requests failed, the first: {}", report.problem()),
-    }
-}
-
-/// Until it ends, or somebody ends it: what it started ends with it either way.
-async fn run(options: &Options) -> Result<Report> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        report = peers::run(options, Lengths::of(options), |line| eprintln!("{line}")) => report,
-        _ = terminate.recv() => bail!("stopped by SIGTERM"),
-        _ = interrupt.recv() => bail!("interrupted"),
     }
 }
 

@@ -2,10 +2,9 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
 use clap::Parser;
-use tokio::signal::unix::{SignalKind, signal};
-use weir_tests::scale::{self, Table, options::Options};
+use weir_tests::process::unless_stopped;
+use weir_tests::scale::{self, options::Options};
 
 /// Measures the weir that lies beside this program; see `cargo xtask scale --help`
 #[derive(Parser)]
@@ -16,7 +15,8 @@ struct Command {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(&Command::parse().options).await {
+    let options = Command::parse().options;
+    match unless_stopped(scale::run(&options, |line| println!("{line}"))).await {
         Ok(table) => {
             println!("\n{table}");
             ExitCode::SUCCESS
@@ -25,15 +25,5 @@ async fn main() -> ExitCode {
             eprintln!("scale: {error:#}");
             ExitCode::FAILURE
         }
-    }
-}
-
-/// Until it ends, or somebody ends it: what it started ends with it either way.
-async fn run(options: &Options) -> Result<Table> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        table = scale::run(options, |line| println!("{line}")) => table,
-        _ = terminate.recv() => bail!("stopped by SIGTERM"),
-        _ = interrupt.recv() => bail!("interrupted"),
     }
 }

@@ -2,10 +2,9 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
 use clap::Parser;
-use tokio::signal::unix::{SignalKind, signal};
-use weir_tests::soak::{self, Growth, Limits, Report, options::Options};
+use weir_tests::process::unless_stopped;
+use weir_tests::soak::{self, Growth, Limits, options::Options};
 
 /// Soaks the weir that lies beside this program; see `cargo xtask soak --help`
 #[derive(Parser)]
@@ -20,7 +19,7 @@ const LIMITS: Limits = Limits { rss_kib: 16 * 1024, files: 8, sockets: 128, thre
 #[tokio::main]
 async fn main() -> ExitCode {
     let options = Command::parse().options;
-    match run(&options).await {
+    match unless_stopped(soak::run(&options, LIMITS, |line| println!("{line}"))).await {
         Ok(report) => {
             println!("\n{report}");
             let flat = report.growth.iter().all(Growth::is_flat);
@@ -30,15 +29,5 @@ async fn main() -> ExitCode {
             eprintln!("soak: {error:#}");
             ExitCode::FAILURE
         }
-    }
-}
-
-/// Until it ends, or somebody ends it: what it started ends with it either way.
-async fn run(options: &Options) -> Result<Report> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        report = soak::run(options, LIMITS, |line| println!("{line}")) => report,
-        _ = terminate.recv() => bail!("stopped by SIGTERM"),
-        _ = interrupt.recv() => bail!("interrupted"),
     }
 }
