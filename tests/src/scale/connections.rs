@@ -23,8 +23,9 @@ pub enum Way {
     Http2,
 }
 
-/// A connection that has done nothing for so long keeps no more than it has to.
-const REST: Duration = Duration::from_secs(4);
+/// A connection that has done nothing for so long keeps no more than it has to: it rests after two seconds, and the
+/// allocator gives back, within ten more, what that has made free.
+const REST: Duration = Duration::from_secs(15);
 
 /// Bytes of the node's memory for each of so many connections, after a while and at once.
 pub async fn cost(node: &Node, way: Way, count: u32) -> Result<[f64; 2]> {
