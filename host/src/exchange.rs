@@ -139,7 +139,8 @@ impl Exchange {
     /// The guard keeps counting the exchange as in flight there, for as long as the body takes.
     pub fn end_attempt(&mut self, failure: Option<FailureKind>) -> (Duration, Option<InFlight>) {
         let Some(OpenAttempt { started, in_flight }) = self.open.take() else { return (Duration::ZERO, None) };
-        let latency = started.elapsed();
+        let now = Instant::now();
+        let latency = now.saturating_duration_since(started);
         // One that fails fast must not look like one that answers fast.
         let counted = match failure {
             None => Some(latency),
@@ -147,7 +148,7 @@ impl Exchange {
             Some(_) => None,
         };
         if let Some(latency) = counted {
-            in_flight.endpoint().load.observe(clock::nanos(latency), clock::now());
+            in_flight.endpoint().load.observe(clock::nanos(latency), clock::at(now));
         }
         (latency, Some(in_flight))
     }

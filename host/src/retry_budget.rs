@@ -142,7 +142,7 @@ impl Retries {
 
 /// Whole seconds of the node's clock; they last for 136 years.
 fn second() -> u32 {
-    u32::try_from(clock::now() / NANOS_PER_SECOND).unwrap_or(u32::MAX)
+    u32::try_from(clock::at(clock::recent()) / NANOS_PER_SECOND).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

@@ -1,12 +1,13 @@
 //! When bytes last moved in an exchange, in either direction, and for how long none may.
 
+use crate::clock;
 use std::cell::Cell;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 use tokio::time::timeout_at;
 
-/// Noted with each piece of a body, and looked at only when a timer that runs anyway fires: a piece costs a look at the
-/// clock, and no timer.
+/// Noted with each piece of a body, and looked at only when a timer that runs anyway fires: a piece costs no timer,
+/// and hardly a look at the clock.
 #[derive(Debug)]
 pub struct Progress {
     last: Cell<Instant>,
@@ -25,12 +26,12 @@ pub enum Late {
 
 impl Progress {
     pub fn new(limit: Option<Duration>) -> Self {
-        Self { last: Cell::new(Instant::now()), limit }
+        Self { last: Cell::new(clock::recent()), limit }
     }
 
     pub fn moved(&self) {
         if self.limit.is_some() {
-            self.last.set(Instant::now());
+            self.last.set(clock::recent());
         }
     }
 

@@ -5,6 +5,7 @@ use super::connect::connect;
 use super::error::SendError;
 use super::slots::{Slot, Slots};
 use super::{MAX_FIELDS, MAX_HEAD, Outgoing, QUEUE_FULL, REST_OF_REQUEST};
+use crate::clock;
 use crate::service::ServiceOptions;
 use crate::telemetry::metrics::handles::ServiceMetrics;
 use http::{Request, Response, StatusCode};
@@ -81,8 +82,7 @@ impl<B> Pool<B> {
         if self.slots.open() > self.options.get().max_connections {
             return;
         }
-        let since = Instant::now();
-        self.idle.borrow_mut().push(Idle { connection, since });
+        self.idle.borrow_mut().push(Idle { connection, since: clock::recent() });
         self.metrics.idle.inc();
         self.slots.offer();
     }
