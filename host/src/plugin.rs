@@ -13,6 +13,7 @@ pub mod history;
 mod imports;
 pub mod instance;
 pub mod outbound;
+pub mod shortcut;
 mod wasi;
 
 use crate::config::{self, CapabilityKind, OnError, PolicyLimits};

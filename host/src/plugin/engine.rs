@@ -5,7 +5,7 @@ use super::cache::{self, Cache};
 use super::compiler::{self, Compiler, NoResult};
 use super::imports::{self, State};
 use super::wasi;
-use super::{Description, Load, Plugin, Source, capability};
+use super::{Description, Load, Plugin, Source, capability, shortcut};
 use crate::config::{CapabilityKind, PolicyLimits};
 use sha2::{Digest, Sha256};
 use std::sync::atomic::AtomicU64;
@@ -89,7 +89,7 @@ impl PluginEngine {
             .epoch_interruption(true)
             .cranelift_opt_level(OptLevel::Speed)
             .max_wasm_stack(STACK)
-            .module_version(ModuleVersionStrategy::Custom(WASMTIME.into()))?;
+            .module_version(ModuleVersionStrategy::Custom(format!("{WASMTIME} with {}", shortcut::NAME)))?;
         let engine = Engine::new(&config)?;
         let mut linker = Linker::new(&engine);
         imports::add_to_linker(&mut linker)?;
@@ -161,7 +161,12 @@ impl PluginEngine {
             return Ok((component, Source::Cache));
         }
         let (engine, bytes) = (self.engine.clone(), bytes.to_vec());
-        let work = move || Component::from_binary(&engine, &bytes).map_err(|error| first_line(&error));
+        let work = move || {
+            let shortened = shortcut::shortened(&bytes).map(|shortened| Component::from_binary(&engine, &shortened));
+            // What is wrong with a plugin is told of the plugin.
+            let compiled = shortened.and_then(Result::ok).map_or_else(|| Component::from_binary(&engine, &bytes), Ok);
+            compiled.map_err(|error| first_line(&error))
+        };
         let component = self.compiler.run(digest, patience, work)?.map_err(LoadError::Invalid)?;
         self.cache.keep(digest, &component);
         Ok((component, Source::Compiled))

@@ -28,6 +28,7 @@ mod reload_listeners;
 mod retry;
 mod rollback;
 mod routes;
+mod shortcut;
 mod streaming;
 mod tokens;
 mod trace;
