@@ -18,8 +18,11 @@ pub fn at(instant: Instant) -> u64 {
     nanos(instant.saturating_duration_since(START.0)) + 1
 }
 
-/// When the kernel last looked at the clock: up to ten milliseconds ago, for an eighth of what it costs to look. Good enough
-/// to tell how long something has been idle.
+/// How long ago the kernel looked at the clock, at most.
+pub const TICK: Duration = Duration::from_millis(10);
+
+/// When the kernel last looked at the clock: up to a [`TICK`] ago, for an eighth of what it costs to look. Good enough to
+/// tell how long something has been idle.
 pub fn recent() -> Instant {
     START.0 + Duration::from_nanos(read(ClockId::CLOCK_MONOTONIC_COARSE).saturating_sub(START.1))
 }

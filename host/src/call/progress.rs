@@ -37,7 +37,8 @@ impl Progress {
 
     /// The first thing that would be late, and when, as far as can be told now.
     pub fn next(&self, deadline: Option<Instant>) -> Option<(Instant, Late)> {
-        let idle = self.limit.map(|limit| (self.last.get() + limit, Late::Idle(limit)));
+        // Rather late than early.
+        let idle = self.limit.map(|limit| (self.last.get() + clock::TICK + limit, Late::Idle(limit)));
         let deadline = deadline.map(|deadline| (deadline, Late::Deadline));
         deadline.into_iter().chain(idle).min_by_key(|(when, _)| *when)
     }

@@ -13,11 +13,16 @@ use wasm_encoder::{
     InstanceSection, Module, ModuleArg, ModuleSection, TypeSection, ValType,
 };
 use wasmparser::{
-    Chunk, ComponentAlias, ComponentAliasSectionReader, ExternalKind, FuncType, Instance, Parser, Payload,
+    Chunk, ComponentAlias, ComponentAliasSectionReader, ComponentExport, ComponentExternalKind, ComponentImport,
+    ComponentOuterAliasKind, ComponentTypeRef, ExternalKind, FromReader, FuncType, Instance, Parser, Payload,
+    SectionLimited,
 };
 
 /// Tells code that was compiled with it from code that was not.
 pub const NAME: &str = "shortcut 1";
+
+/// The contract has fewer hooks. Nobody has validated the file yet, and it may name one a million times.
+const MAX_HOOKS: usize = 64;
 
 /// The component with that module in it. `None` where it is not laid out as linkers do; it is called the longer way.
 pub fn shortened(component: &[u8]) -> Option<Vec<u8>> {
@@ -82,6 +87,9 @@ impl<'a> Layout<'a> {
             };
             let (start, mut hooks) = (at, None);
             at += consumed;
+            if names_a_module(&payload)? {
+                return None;
+            }
             match payload {
                 Payload::End(_) => break,
                 Payload::ModuleSection { unchecked_range, .. } if first.is_none() => {
@@ -116,26 +124,64 @@ impl<'a> Layout<'a> {
         Some(Self { modules, instances, main, exports_at, exports })
     }
 
-    /// Imports the hooks, by their names, and exports them.
-    fn glue(&self) -> Option<Module> {
-        let main = self.instances.get(self.main as usize).copied()??;
-        let signatures = signatures(self.modules.get(main as usize)?)?;
-        let (mut types, mut imports, mut exports) = (TypeSection::new(), ImportSection::new(), ExportSection::new());
+    /// The names of the hooks. `None` where there are too many, or not all are the main module's.
+    fn hooks(&self) -> Option<Vec<&'a str>> {
+        let mut hooks = Vec::new();
         for section in &self.exports {
             let Section::Hooks(functions) = section else { continue };
             for (instance, name) in functions.iter().filter(|(_, name)| is_hook(name)) {
-                let (_, ty) = signatures.iter().find(|(exported, _)| exported == name)?;
-                if *instance != self.main {
+                if *instance != self.main || hooks.len() == MAX_HOOKS {
                     return None;
                 }
-                exports.export(name, ExportKind::Func, imports.len());
-                imports.import("", name, EntityType::Function(types.len()));
-                types.ty().function(values(ty.params())?, values(ty.results())?);
+                hooks.push(*name);
             }
+        }
+        Some(hooks)
+    }
+
+    /// Imports the hooks, by their names, and exports them.
+    fn glue(&self) -> Option<Module> {
+        let hooks = self.hooks()?;
+        let main = self.instances.get(self.main as usize).copied()??;
+        let signatures = signatures(self.modules.get(main as usize)?, &hooks)?;
+        let (mut types, mut imports, mut exports) = (TypeSection::new(), ImportSection::new(), ExportSection::new());
+        for name in hooks {
+            let (_, ty) = signatures.iter().find(|(exported, _)| *exported == name)?;
+            exports.export(name, ExportKind::Func, imports.len());
+            imports.import("", name, EntityType::Function(types.len()));
+            types.ty().function(values(ty.params())?, values(ty.results())?);
         }
         let mut glue = Module::new();
         glue.section(&types).section(&imports).section(&exports);
         Some(glue)
+    }
+}
+
+/// Whether a section gives a number to a core module that is somewhere else. It would have to be counted with the others.
+fn names_a_module(payload: &Payload<'_>) -> Option<bool> {
+    fn any<'a, T: FromReader<'a>>(section: &SectionLimited<'a, T>, is: impl Fn(&T) -> bool) -> Option<bool> {
+        for item in section.clone() {
+            if is(&item.ok()?) {
+                return Some(true);
+            }
+        }
+        Some(false)
+    }
+    match payload {
+        Payload::ComponentImportSection(section) => {
+            any(section, |import: &ComponentImport<'_>| matches!(import.ty, ComponentTypeRef::Module(_)))
+        }
+        Payload::ComponentExportSection(section) => {
+            any(section, |export: &ComponentExport<'_>| export.kind == ComponentExternalKind::Module)
+        }
+        Payload::ComponentAliasSection(section) => any(section, |alias| {
+            matches!(
+                alias,
+                ComponentAlias::InstanceExport { kind: ComponentExternalKind::Module, .. }
+                    | ComponentAlias::Outer { kind: ComponentOuterAliasKind::CoreModule, .. }
+            )
+        }),
+        _ => Some(false),
     }
 }
 
@@ -150,8 +196,8 @@ fn functions(section: ComponentAliasSectionReader<'_>) -> Option<Vec<(u32, &str)
     section.into_iter().map(function).collect()
 }
 
-/// The functions that a core module exports.
-fn signatures(module: &[u8]) -> Option<Vec<(&str, FuncType)>> {
+/// The functions of these names that a core module exports.
+fn signatures<'a>(module: &'a [u8], names: &[&str]) -> Option<Vec<(&'a str, FuncType)>> {
     let (mut types, mut functions, mut exported) = (Vec::new(), Vec::new(), Vec::new());
     for payload in Parser::new(0).parse_all(module) {
         match payload.ok()? {
@@ -173,8 +219,11 @@ fn signatures(module: &[u8]) -> Option<Vec<(&str, FuncType)>> {
             Payload::ExportSection(section) => {
                 for export in section {
                     let export = export.ok()?;
-                    if export.kind == ExternalKind::Func {
+                    if export.kind == ExternalKind::Func && names.contains(&export.name) {
                         exported.push((export.name, export.index));
+                    }
+                    if exported.len() > names.len() {
+                        return None;
                     }
                 }
             }
