@@ -13,7 +13,7 @@ use weir::telemetry::host_log::HostLog;
 use weir::telemetry::metrics::Metrics;
 
 /// An exchange allocates a few dozen times, on the thread that frees it: what this allocator is best at. Its background
-/// thread gives back what became free, also of workers that have nothing to do and so would never come to it.
+/// threads give back what became free, also of workers that have nothing to do and so would never come to it.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
