@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use crate::weir::{Setup, guests_directory};
+use crate::weir::{Setup, guests_directory, plugins_directory};
 
 /// What the built file of the chameleon holds in place of a word: see `tests/guests/chameleon`.
 const WORD: &[u8] = b"chameleon-word:v0...............";
@@ -22,6 +22,22 @@ pub fn built(name: &str) -> Vec<u8> {
     let file = guests_directory().join(name).with_extension("wasm");
     std::fs::read(&file)
         .unwrap_or_else(|error| panic!("{}: {error}; `cargo xtask test` builds the guests", file.display()))
+}
+
+/// The files of all reference plugins and guests, in order.
+///
+/// # Panics
+/// They were not built.
+pub fn all_built() -> Vec<PathBuf> {
+    let directories = [plugins_directory(), guests_directory()];
+    let mut paths: Vec<_> = directories
+        .iter()
+        .flat_map(|directory| std::fs::read_dir(directory).expect("`cargo xtask test` builds the plugins"))
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "wasm"))
+        .collect();
+    paths.sort();
+    paths
 }
 
 /// A guest with another word in the place that it keeps for one: from the colon on, filled up with dots.

@@ -19,8 +19,9 @@ use weir::plugin::{Plugin, Policy};
 use weir_tests::fuzz::http1::{Change, change};
 use weir_tests::fuzz::node::{Script, Settled, Watched};
 use weir_tests::fuzz::{Shown, fuzz, parrot};
+use weir_tests::guests;
 use weir_tests::upstream::Reply;
-use weir_tests::weir::{Setup, Weir, guests_directory, plugins_directory};
+use weir_tests::weir::{Setup, Weir};
 
 /// Nothing takes longer on the slowest machine, compiling least of all.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -67,15 +68,7 @@ fn mutant() -> impl Strategy<Value = Mutant> {
 }
 
 fn files() -> Vec<Vec<u8>> {
-    let directories = [plugins_directory(), guests_directory()];
-    let mut paths: Vec<_> = directories
-        .iter()
-        .flat_map(|directory| fs::read_dir(directory).expect("`cargo xtask test` builds the plugins"))
-        .map(|entry| entry.expect("an entry").path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "wasm"))
-        .collect();
-    paths.sort();
-    paths.iter().map(|path| fs::read(path).expect("the file is read")).collect()
+    guests::all_built().iter().map(|path| fs::read(path).expect("the file is read")).collect()
 }
 
 impl Mutant {

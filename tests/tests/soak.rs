@@ -2,9 +2,8 @@
 
 use weir_tests::soak::{self, Limits, options::Options};
 
-/// A generation that is not freed holds some megabytes; so few rounds leave more to chance than a thousand do. Of its own
-/// threads jemalloc begins the last three when it comes to it.
-const LIMITS: Limits = Limits { rss_kib: 48 * 1024, files: 8, sockets: 256, threads: 3 };
+/// A generation that is not freed holds some megabytes; so few rounds leave more to chance than a thousand do.
+const LIMITS: Limits = Limits { rss_kib: 48 * 1024, files: 8, sockets: 256, threads: 1 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reloads_and_bad_files_under_load_fail_no_exchange_mix_no_versions_and_leave_nothing_behind()

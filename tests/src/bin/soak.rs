@@ -13,9 +13,8 @@ struct Command {
     options: Options,
 }
 
-/// A leaked generation holds a megabyte and more, a leaked file or thread comes back with each of a thousand rounds. Three
-/// threads may be jemalloc's own, which it begins when it comes to it.
-const LIMITS: Limits = Limits { rss_kib: 16 * 1024, files: 8, sockets: 128, threads: 3 };
+/// A leaked generation holds a megabyte and more, a leaked file or thread comes back with each of a thousand rounds.
+const LIMITS: Limits = Limits { rss_kib: 16 * 1024, files: 8, sockets: 128, threads: 1 };
 
 #[tokio::main]
 async fn main() -> ExitCode {

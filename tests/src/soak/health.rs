@@ -1,7 +1,7 @@
 //! What a process takes of the machine, as `/proc` tells it, and whether that grows.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -14,6 +14,7 @@ pub struct Sample {
     pub rss_kib: u64,
     pub files: u64,
     pub sockets: u64,
+    /// Without jemalloc's, of which it begins up to four when it comes to it.
     pub threads: u64,
 }
 
@@ -65,7 +66,8 @@ impl Proc {
                 fs::read_link(fd.path()).is_ok_and(|target| target.to_string_lossy().starts_with("socket:"));
             *if is_socket { &mut sockets } else { &mut files } += 1;
         }
-        Ok(Sample { round, rss_kib: number("VmRSS")?, files, sockets, threads: number("Threads")? })
+        let threads = fs::read_dir(self.0.join("task"))?.flatten().filter(|thread| !is_allocators(&thread.path()));
+        Ok(Sample { round, rss_kib: number("VmRSS")?, files, sockets, threads: threads.count() as u64 })
     }
 
     /// CPU time so far, of all threads, in steps of 10 ms.
@@ -76,6 +78,10 @@ impl Proc {
         let ticks: u64 = after.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
         Ok(Duration::from_millis(ticks * 10))
     }
+}
+
+fn is_allocators(thread: &Path) -> bool {
+    fs::read_to_string(thread.join("comm")).is_ok_and(|name| name.trim_end() == "jemalloc_bg_thd")
 }
 
 /// Compares the samples of quiet phases: there nothing is compiled, and the load is the same.
